@@ -1,0 +1,75 @@
+"""The one family of errors that users see: what was wrong with its value, where, and the next step."""
+
+import sys
+
+
+class TfgError(Exception):
+  """An expected failure: printed as one message, without a traceback, with exit code 2.
+
+  Args:
+    what: one sentence that names the value that was wrong.
+    where: the place, e.g. a file, a record or a config key.
+    hint: the next step, e.g. a command or another value.
+  """
+
+  def __init__(self, what: str, *, where: object = '', hint: str = ''):
+    self.what, self.where, self.hint = what, str(where), hint
+    lines = [f'{type(self).__name__}: {what}']
+    if where:
+      lines.append(f'  where: {where}')
+    if hint:
+      lines.append(f'  next:  {hint}')
+    super().__init__('\n'.join(lines))
+
+  def __reduce__(self):
+    return _rebuild, (type(self), self.what, self.where, self.hint)
+
+
+def _rebuild(cls, what, where, hint):
+  """Keeps an error whole on its way out of a worker process."""
+  return cls(what, where=where, hint=hint)
+
+
+class ConfigError(TfgError):
+  """A config key that does not exist or a value that cannot work."""
+
+
+class DataError(TfgError):
+  """A record set that is missing, damaged or does not fit the config."""
+
+
+class MediaError(TfgError):
+  """A video, audio or image file that cannot be used."""
+
+
+class CheckpointError(TfgError):
+  """A checkpoint that is missing, damaged or belongs to another config."""
+
+
+class ConversionError(TfgError):
+  """A PyTorch file that cannot be read safely or does not fit the network."""
+
+
+class TrainingError(TfgError):
+  """A run that cannot go on, e.g. after too many non-finite steps."""
+
+
+class MissingDependencyError(TfgError):
+  """An optional package that this command needs; the hint says which extra installs it."""
+
+
+EXIT_EXPECTED_FAILURE = 2
+EXIT_INTERRUPTED = 130
+
+
+def exit_on_expected_failure(main):
+  """Wraps a command's `main(argv)`: a `TfgError` becomes its message on stderr and exit code 2."""
+
+  def wrapped(argv):
+    try:
+      return main(argv)
+    except TfgError as error:
+      print(error, file=sys.stderr)
+      sys.exit(EXIT_EXPECTED_FAILURE)
+
+  return wrapped
