@@ -1,0 +1,79 @@
+"""Golden arrays and reference weights of the public networks, and how close is close enough.
+
+`$TFG_GOLDEN_DIR` points the parity tests at other golden files of the same names,
+`$TFG_GOLDEN_SEED` at the seed of the weights that made them.
+"""
+
+import functools
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import weights
+
+from tfg_jax import networks, pytorch
+
+GOLDEN_DIR = pathlib.Path(
+  os.environ.get('TFG_GOLDEN_DIR', pathlib.Path(__file__).parent / 'golden')
+)
+SEED = int(os.environ.get('TFG_GOLDEN_SEED', '0'))
+
+manifest = functools.lru_cache(weights.load_manifest)
+
+
+@functools.lru_cache
+def golden(name):
+  """Returns the arrays of one golden file; skips the test where the file is not kept."""
+  path = GOLDEN_DIR / f'{name}.npz'
+  if not path.exists():
+    pytest.skip(f'{path} is not here; point TFG_GOLDEN_DIR at a full set')
+  with np.load(path) as arrays:
+    return dict(arrays)
+
+
+def reference_tensors(name):
+  """Returns {key: array}, the reference state_dict of one public network."""
+  return weights.reference_state(manifest(name), SEED)
+
+
+@functools.lru_cache(maxsize=1)
+def reference_variables(name):
+  """Returns the variables of one public network with its reference weights."""
+  return jax.tree.map(jax.numpy.asarray, pytorch.from_torch(name, reference_tensors(name)))
+
+
+def network(name):
+  """Returns the full-size module of one public network."""
+  return networks.OFFICIAL[name]()
+
+
+def to_nchw(x):
+  """(B, *space, C) to PyTorch's (B, C, *space)."""
+  return np.moveaxis(np.asarray(x), -1, 1)
+
+
+def to_nhwc(x):
+  """PyTorch's (B, C, *space) to (B, *space, C)."""
+  return np.moveaxis(np.asarray(x), 1, -1)
+
+
+def assert_close(actual, expected, tolerance=1e-4):
+  """Asserts |actual - expected| <= tolerance * max|expected| everywhere, and equal shapes."""
+  actual, expected = np.asarray(actual), np.asarray(expected)
+  assert actual.shape == expected.shape
+  scale = np.max(np.abs(expected))
+  error = np.max(np.abs(actual - expected))
+  assert error <= tolerance * scale, (
+    f'max error {error:.3g} = {error / scale:.3g} of max {scale:.3g}'
+  )
+
+
+def assert_running_statistics(updated, arrays, name, *, prefix='out_train_stats_', tolerance=1e-4):
+  """Compares the statistics after one training step with every golden `<prefix><key>`."""
+  state = pytorch.to_torch(name, updated)
+  keys = [key for key in arrays if key.startswith(prefix)]
+  assert keys
+  for key in keys:
+    assert_close(state[key.removeprefix(prefix)], arrays[key], tolerance)

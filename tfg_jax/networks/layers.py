@@ -1,0 +1,236 @@
+"""Building blocks that compute and train exactly as their PyTorch namesakes.
+
+Images are (B, H, W, C), videos (B, T, H, W, C), sequences (B, T, D); kernels are (*window, in,
+out). Parameters and running statistics are float32 whatever the compute `dtype` is. Fresh
+parameters follow PyTorch's defaults: uniform within 1/sqrt(fan_in) for kernels and biases alike.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+_LAYOUTS = {
+  1: ('NWC', 'WIO', 'NWC'),
+  2: ('NHWC', 'HWIO', 'NHWC'),
+  3: ('NDHWC', 'DHWIO', 'NDHWC'),
+}
+
+# Flax takes the variance as E[x^2] - E[x]^2 by default, which loses digits; PyTorch does not.
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+
+
+def uniform_init(fan_in: int):
+  """PyTorch's default for a kernel or bias of a layer with `fan_in` inputs per output."""
+  bound = 1 / math.sqrt(fan_in)
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+  return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+class Dense(nn.Module):
+  """Affine map of the last axis."""
+
+  features: int
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):  # (..., in) -> (..., features)
+    init = uniform_init(x.shape[-1])
+    kernel = self.param('kernel', init, (x.shape[-1], self.features))
+    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    if self.use_bias:
+      y += self.param('bias', init, (self.features,)).astype(self.dtype)
+    return y
+
+
+class Conv(nn.Module):
+  """Convolution over 1, 2 or 3 axes (as many as `kernel_size` has), with symmetric padding.
+
+  'SAME' would pad differently from PyTorch wherever the stride is not 1.
+  """
+
+  features: int
+  kernel_size: Sequence[int]
+  strides: int | Sequence[int] = 1
+  padding: int | Sequence[int] = 0
+  groups: int = 1
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):  # (B, *window, in) -> (B, *window, features)
+    window = tuple(self.kernel_size)
+    inputs = x.shape[-1] // self.groups
+    init = uniform_init(math.prod(window) * inputs)
+    kernel = self.param('kernel', init, (*window, inputs, self.features))
+    y = lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      window_strides=_per_axis(self.strides, len(window)),
+      padding=[(p, p) for p in _per_axis(self.padding, len(window))],
+      dimension_numbers=_LAYOUTS[len(window)],
+      feature_group_count=self.groups,
+    )
+    if self.use_bias:
+      y += self.param('bias', init, (self.features,)).astype(self.dtype)
+    return y
+
+
+class ConvTranspose(nn.Module):
+  """PyTorch's transposed convolution: a convolution of the input with holes between its pixels.
+
+  The kernel is stored as that convolution applies it: (*window, in, out), flipped against
+  PyTorch's.
+  """
+
+  features: int
+  kernel_size: Sequence[int]
+  strides: int | Sequence[int] = 1
+  padding: int | Sequence[int] = 0
+  output_padding: int | Sequence[int] = 0
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):  # (B, *window, in) -> (B, *window, features)
+    window = tuple(self.kernel_size)
+    rank = len(window)
+    # PyTorch reads the fan-in of a transposed kernel from its output channels.
+    init = uniform_init(math.prod(window) * self.features)
+    kernel = self.param('kernel', init, (*window, x.shape[-1], self.features))
+    paddings = zip(
+      window, _per_axis(self.padding, rank), _per_axis(self.output_padding, rank), strict=True
+    )
+    y = lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      window_strides=(1,) * rank,
+      padding=[(k - 1 - p, k - 1 - p + extra) for k, p, extra in paddings],
+      lhs_dilation=_per_axis(self.strides, rank),
+      dimension_numbers=_LAYOUTS[rank],
+    )
+    if self.use_bias:
+      y += self.param('bias', init, (self.features,)).astype(self.dtype)
+    return y
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over all axes but the last, with PyTorch's statistics.
+
+  In training the batch's mean and biased variance normalise, and the running variance takes in the
+  UNBIASED one: new = (1 - momentum) * old + momentum * batch. (Flax's own layer stores the biased
+  one, which differs visibly on 1x1 maps.) With `axis_name`, the batch is the one of all devices on
+  that mapped axis.
+  """
+
+  epsilon: float = 1e-5
+  momentum: float = 0.1
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):  # (B, ..., C)
+    channels = (x.shape[-1],)
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
+    count = self.variable('batch_stats', 'count', lambda: jnp.zeros((), jnp.int32))
+    scale = self.param('scale', nn.initializers.ones, channels)
+    bias = self.param('bias', nn.initializers.zeros, channels)
+
+    if train:
+      axes = tuple(range(x.ndim - 1))
+      mean, var, number = _moments(x.astype(jnp.float32), axes, self.axis_name)
+      if not self.is_initializing():
+        keep = 1 - self.momentum
+        unbiased = var * (number / max(number - 1, 1))
+        running_mean.value = keep * running_mean.value + self.momentum * mean
+        running_var.value = keep * running_var.value + self.momentum * unbiased
+        count.value += 1
+    else:
+      mean, var = running_mean.value, running_var.value
+
+    factor = scale * lax.rsqrt(var + self.epsilon)
+    y = (x.astype(jnp.float32) - mean) * factor + bias
+    return y.astype(self.dtype)
+
+
+def _moments(x, axes, axis_name):
+  """Returns mean, biased variance and number of values per channel, over all devices."""
+  number = math.prod(x.shape[axis] for axis in axes)
+  mean = jnp.mean(x, axes)
+  if axis_name is None:
+    return mean, jnp.mean(jnp.square(x - mean), axes), number
+  mean = lax.pmean(mean, axis_name)
+  var = lax.pmean(jnp.mean(jnp.square(x - mean), axes), axis_name)
+  return mean, var, number * lax.axis_size(axis_name)
+
+
+class PReLU(nn.Module):
+  """x where positive, else alpha * x, with one learned alpha per channel."""
+
+  initial: float = 0.25
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):  # (..., C)
+    alpha = self.param('alpha', nn.initializers.constant(self.initial), (x.shape[-1],))
+    return jnp.where(x >= 0, x, alpha.astype(self.dtype) * x).astype(self.dtype)
+
+
+class ConvBlock(nn.Module):
+  """Conv, BatchNorm, ReLU; with `residual` the input is added before the ReLU (Wav2Lip).
+
+  `residual` needs stride 1, a padding that keeps the size, and as many input channels as
+  `features`.
+  """
+
+  features: int
+  kernel_size: Sequence[int] = (3, 3)
+  strides: int | Sequence[int] = 1
+  padding: int | Sequence[int] = 1
+  residual: bool = False
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):  # (B, H, W, C)
+    y = Conv(
+      self.features, self.kernel_size, self.strides, self.padding, dtype=self.dtype, name='conv'
+    )(x)
+    y = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name='norm')(y, train=train)
+    return nn.relu(x + y if self.residual else y)
+
+
+class ConvTransposeBlock(nn.Module):
+  """Transposed conv, BatchNorm, ReLU (Wav2Lip `models/conv.py`)."""
+
+  features: int
+  kernel_size: Sequence[int] = (3, 3)
+  strides: int | Sequence[int] = 2
+  padding: int | Sequence[int] = 1
+  output_padding: int | Sequence[int] = 1
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):  # (B, H, W, C)
+    y = ConvTranspose(
+      self.features,
+      self.kernel_size,
+      self.strides,
+      self.padding,
+      self.output_padding,
+      dtype=self.dtype,
+      name='conv',
+    )(x)
+    y = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name='norm')(y, train=train)
+    return nn.relu(y)
