@@ -6,11 +6,24 @@ it.
 
 import jax
 
+from tfg_jax.networks.avhubert import LARGE, AVHubertEncoder
 from tfg_jax.networks.discriminator import QualityDiscriminator
+from tfg_jax.networks.mel_encoder import MelEncoder
+from tfg_jax.networks.syncnet import ColorSyncNet, SyncNetV2
+from tfg_jax.networks.talklip import ContrastiveHead, TalkLip
+from tfg_jax.networks.wav2lip import Wav2Lip
 
 # Name of the public network -> its full-size module.
 OFFICIAL = {
+  'avhubert_base_encoder': lambda: AVHubertEncoder(prediction_head=True),
+  'avhubert_large_encoder': lambda: AVHubertEncoder(**LARGE, prediction_head=True),
+  'color_syncnet': ColorSyncNet,
+  'syncnet_v2': SyncNetV2,
   'talklip_discriminator': QualityDiscriminator,
+  'talklip_generator': lambda: TalkLip(AVHubertEncoder()),
+  'talklip_local_audio_encoder': MelEncoder,
+  'talklip_sync': ContrastiveHead,
+  'wav2lip_generator': Wav2Lip,
   'wav2lip_quality_discriminator': QualityDiscriminator,
 }
 
@@ -19,9 +32,27 @@ def _array(*shape, dtype='float32'):
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
+_SPEECH = dict(audio=_array(1, 4, 104), train=False)
+_FACE_PAIR = _array(1, 96, 96, 6)
+_MEL = _array(1, 80, 16, 1)
+
 # Keyword arguments of `init` for each of them: array shapes, and whatever else the call needs.
 EXAMPLES = {
+  'avhubert_base_encoder': _SPEECH,
+  'avhubert_large_encoder': _SPEECH,
+  'color_syncnet': dict(face=_array(1, 48, 96, 15), mel=_MEL, train=False),
+  'syncnet_v2': dict(frames=_array(1, 5, 224, 224, 3), mfcc=_array(1, 13, 20, 1), train=False),
   'talklip_discriminator': dict(face=_array(1, 96, 96, 3)),
+  'talklip_generator': dict(
+    face=_FACE_PAIR,
+    audio=_array(1, 4, 104),
+    padding_mask=_array(1, 4, dtype='bool'),
+    rows=_array(1, dtype='int32'),
+    train=False,
+  ),
+  'talklip_local_audio_encoder': dict(mel=_MEL, train=False),
+  'talklip_sync': dict(audio=_array(1, 768)),
+  'wav2lip_generator': dict(face=_FACE_PAIR, mel=_MEL, train=False),
   'wav2lip_quality_discriminator': dict(face=_array(1, 96, 96, 3)),
 }
 
