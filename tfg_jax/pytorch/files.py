@@ -1,0 +1,128 @@
+"""PyTorch checkpoints and safetensors as data, in and out, without PyTorch.
+
+A file is never executed: its pickle is read by `pickles`, which calls nothing that the file names.
+Names and shapes come first and numbers only when a tensor is asked for, so a reader needs memory
+for one tensor and not for the file.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfg_jax.errors import ConversionError
+from tfg_jax.pytorch import safetensors, torch_save
+from tfg_jax.pytorch.stored import StoredTensor
+
+MAX_DEPTH = 16  # dicts within dicts
+MAX_KEY_CHARACTERS = 1000
+
+_WRITERS = {
+  '.pth': torch_save.write,
+  '.pt': torch_save.write,
+  '.safetensors': safetensors.write,
+}
+
+
+def read(path) -> Any:
+  """Returns what a PyTorch or safetensors file holds, with its tensors as `StoredTensor`.
+
+  Args:
+    path: a file of `torch.save` (zip, or the stream of PyTorch before 1.6) or safetensors. The
+      content decides and not the suffix: official files end in .pth, .pt, .model, .pth.tar.
+
+  Returns:
+    Usually a nested dict; safetensors give a flat one. Objects of known foreign classes, e.g.
+    fairseq's, are `pickles.Record`.
+
+  Raises:
+    ConversionError: if the file is none of these, is damaged, or names code.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ConversionError('there is no such file', where=path, hint='check the path')
+  with open(path, 'rb') as file:
+    head = file.read(16)
+  if head.startswith(b'PK\x03\x04'):
+    return torch_save.read_zip(path)
+  if head[8:9] == b'{':
+    return safetensors.read(path)
+  if head.startswith(b'\x80'):
+    return torch_save.read_stream(path)
+  raise ConversionError(
+    f'this is neither a PyTorch nor a safetensors file: it starts with {head[:8]!r}',
+    where=path,
+    hint='a failed download often leaves a web page or a Git LFS pointer; look at it in an editor',
+  )
+
+
+def tensors(tree, *, where='') -> dict[str, StoredTensor]:
+  """Returns the tensors of nested dicts by path, keys joined with dots.
+
+  A 'module.' in front of all tensors of a dict (DataParallel) is dropped. Lists, e.g. those of an
+  optimizer, are left out.
+
+  Raises:
+    ConversionError: if `tree` is not a dict, or two tensors have the same path.
+  """
+  if not isinstance(tree, dict):
+    raise ConversionError(
+      f'the file holds a {type(tree).__name__} and not a dict of tensors',
+      where=where,
+      hint='save the state_dict() of the module',
+    )
+  found, seen, queue = {}, set(), [((), tree)]
+  while queue:
+    path, node = queue.pop()
+    if id(node) in seen or len(path) > MAX_DEPTH:
+      continue
+    seen.add(id(node))  # a dict may be shared or contain itself
+    items = {key: value for key, value in node.items() if _is_name(key)}
+    leaves = {key: value for key, value in items.items() if isinstance(value, StoredTensor)}
+    parallel = all(key.startswith('module.') for key in leaves)
+    for key, value in leaves.items():
+      name = '.'.join((*path, key.removeprefix('module.') if parallel else key))
+      if name in found:
+        raise ConversionError(f'two tensors of the file have the key {name!r}', where=where)
+      found[name] = value
+    below = [((*path, key), value) for key, value in items.items() if isinstance(value, dict)]
+    queue.extend(reversed(below))
+  return found
+
+
+def _is_name(key):
+  return isinstance(key, str) and len(key) <= MAX_KEY_CHARACTERS
+
+
+def write(path, arrays: Mapping[str, np.ndarray]):
+  """Writes a state_dict; the suffix (.pth, .pt or .safetensors) chooses the format.
+
+  The same arrays give the same bytes. The file appears under its name only when it is complete.
+
+  Args:
+    path: the output file, replaced if it exists; its folder must exist.
+    arrays: numpy arrays by state_dict key, in the order in which PyTorch lists them.
+
+  Raises:
+    ConversionError: for another suffix, a missing folder, or a dtype that the format does not have.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in _WRITERS:
+    raise ConversionError(
+      f'cannot write a file that ends in {path.suffix!r}',
+      where=path,
+      hint=f'choose one of {", ".join(_WRITERS)}',
+    )
+  if not path.parent.is_dir():
+    raise ConversionError('the folder of the output does not exist', where=path, hint='create it')
+  if path.is_dir():
+    raise ConversionError('the output is a folder', where=path, hint='name a file')
+  partial = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    with open(partial, 'xb') as file:
+      _WRITERS[path.suffix](file, arrays, where=path)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
