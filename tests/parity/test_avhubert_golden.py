@@ -46,6 +46,13 @@ def encode(name, variables, audio, video, padding_mask, *, layer=None, traced=Fa
   )
 
 
+@functools.partial(jax.jit, static_argnames='name')
+def train_front_ends(name, variables, audio, video):
+  return network(name).apply(
+    variables, audio, video, train=True, method='features', mutable=['batch_stats']
+  )
+
+
 def first(tree):
   """Unpacks the one-element tuples of sown intermediates."""
   return jax.tree.map(lambda x: x[0], tree, is_leaf=lambda x: isinstance(x, tuple))
@@ -90,11 +97,7 @@ def test_encoder(name, layers, inner):
   raw = encode(name, variables, audio, video, mask, layer=inner)
   assert_close(raw, arrays[f'out_av_layer{inner}'])
 
-  (_, seen), updated = jax.jit(
-    lambda: network(name).apply(
-      variables, audio, video, train=True, method='features', mutable=['batch_stats']
-    )
-  )()
+  (_, seen), updated = train_front_ends(name, variables, audio, video)
   assert_close(time_last(seen), arrays['out_train_features_video'])
   prefix = 'feature_extractor_video.resnet.'
   arrays = {key.replace('stats_', f'stats_{prefix}'): x for key, x in arrays.items()}
