@@ -1,0 +1,399 @@
+"""From records to batches: numpy dicts of fixed shapes, the same ones again after a resume.
+
+A batch of B clips, padded to T = max_frames:
+
+  frames       uint8 (B, T, H, W, 3)   RGB; zeros behind the clip's end
+  boxes        int32 (B, T, 4)         x1, y1, x2, y2, end-exclusive; the last box repeats
+  num_frames   int32 (B,)
+  wav          int16 (B, S)            S = ceil(T * sample_rate / fps); zeros behind the clip's end
+  num_samples  int32 (B,)              the audio ends with the last frame, or earlier
+  clip_index   int32 (B,)              number of the clip in its source
+  example_mask bool (B,)               evaluation only: False for repeats that fill the last batch
+
+and whatever the system's `sample(clip, rng)` returns for each clip, e.g. windows or tokens.
+
+The order of training is one endless stream, shuffled anew in every epoch. Global batch k is the
+same set of clips, with the same random choices, for any number of processes and workers; a process
+takes every process_count-th element of it. So the position is one number, the same everywhere.
+"""
+
+import collections
+import dataclasses
+import fractions
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from tfg_jax.data import records
+from tfg_jax.errors import CheckpointError, DataError
+
+Batch = dict[str, np.ndarray]
+Sample = Callable[[records.Clip, np.random.Generator], dict[str, np.ndarray]]
+
+
+def train_batches(
+  source,
+  *,
+  batch_size,
+  seed,
+  sample,
+  max_frames,
+  height,
+  width,
+  num_workers=0,
+  num_threads=4,
+  process_index=0,
+  process_count=1,
+):
+  """Endless shuffled batches for training.
+
+  Args:
+    source: RecordSource.
+    batch_size: clips per batch of this process.
+    seed: in [0, 2**32); decides the order and every random choice.
+    sample: the system's `(clip, rng) -> dict of arrays` of fixed shapes. The clip has at most
+      `max_frames` frames, still as JPEG. Must be picklable if there are workers.
+    max_frames: T. Of a longer clip a random part of T frames is used, another one each time.
+    height, width: of the frames, in pixels.
+    num_workers: worker processes; 0 decodes in threads of this process.
+    num_threads: batches decoded at the same time, in each worker or in this process. Each holds one
+      batch in memory.
+    process_index, process_count: of the multi-host program.
+
+  Returns:
+    BatchIterator.
+
+  Raises:
+    DataError: if the frame size is not the corpus's. Damaged records raise it in `next`.
+  """
+  load = _ClipLoader(source, sample, max_frames, height, width)
+  stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(load.train)
+  description = {'source': repr(source), 'seed': seed, 'global_batch': batch_size * process_count}
+  batches = stream[process_index::process_count].batch(batch_size, drop_remainder=True)
+  return BatchIterator(
+    batches, description=description, num_workers=num_workers, num_threads=num_threads
+  )
+
+
+def eval_batches(
+  source,
+  *,
+  batch_size,
+  sample,
+  max_frames,
+  height,
+  width,
+  num_workers=0,
+  num_threads=4,
+  process_index=0,
+  process_count=1,
+):
+  """One pass in order for evaluation, with as many batches in every process.
+
+  Takes what `train_batches` takes, except that of longer clips the first `max_frames` frames are
+  used and that `sample` gets a generator seeded by the clip's number: every pass gives the same
+  batches. The last ones are filled up with repeats of the last clip, which `example_mask` marks.
+  """
+  load = _ClipLoader(source, sample, max_frames, height, width)
+  global_batch = batch_size * process_count
+  slots = math.ceil(len(source) / global_batch) * global_batch
+  batches = (
+    grain.MapDataset.range(slots)[process_index::process_count]
+    .map(load.evaluate)
+    .batch(batch_size, drop_remainder=True)
+  )
+  description = {'source': repr(source), 'global_batch': global_batch}
+  return BatchIterator(
+    batches, description=description, num_workers=num_workers, num_threads=num_threads
+  )
+
+
+class BatchIterator:
+  """Batches in a fixed order, at a position that can be saved and set.
+
+  Closing ends the threads and worker processes; it is a context manager that does so.
+
+  Args:
+    batches: grain MapDataset of batches.
+    description: what the order depends on; a saved position fits only the same description.
+    num_workers, num_threads: as in `train_batches`.
+  """
+
+  def __init__(self, batches, *, description, num_workers, num_threads):
+    self._batches = batches
+    self._description = description
+    self._num_workers = num_workers
+    self._num_threads = num_threads
+    self._position = 0
+    self._iterator = None
+    self._closed = False
+
+  def __iter__(self):
+    return self
+
+  def __next__(self) -> Batch:
+    if self._closed:
+      raise ValueError('the batches were closed')
+    if self._iterator is None:
+      self._iterator = self._start()
+    batch = next(self._iterator)
+    self._position += 1
+    return batch
+
+  def get_state(self) -> dict[str, Any]:
+    """Position behind the last batch returned: JSON values, the same in all processes."""
+    return {'batches': self._position, **self._description}
+
+  def set_state(self, state):
+    """Goes to a position that `get_state` returned; takes no longer for late ones.
+
+    Raises:
+      CheckpointError: if the position is of another corpus, seed or global batch size.
+    """
+    for name, value in self._description.items():
+      if state.get(name) != value:
+        raise CheckpointError(
+          f'the data position was saved with {name}={state.get(name)!r}; this run has {value!r}',
+          hint='Resume with the same data settings, or start in a new workdir.',
+        )
+    self._stop()
+    self._position = state['batches']
+
+  def close(self):
+    """Ends threads and worker processes; further batches raise ValueError."""
+    self._closed = True
+    self._stop()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self.close()
+
+  def _start(self):
+    # Grain's own iterator state depends on the number of workers; starting at a position does not.
+    options = grain.ReadOptions(
+      num_threads=self._num_threads, prefetch_buffer_size=self._num_threads
+    )
+    dataset = self._batches[self._position :].to_iter_dataset(options)
+    if self._num_workers:
+      if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads its flags; in a notebook nobody has parsed them
+      dataset = dataset.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=self._num_workers, per_worker_buffer_size=1)
+      )
+    return iter(dataset)
+
+  def _stop(self):
+    if self._iterator is not None:
+      self._iterator.close()
+      self._iterator = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _ClipLoader:
+  """Turns a clip's number into its arrays."""
+
+  source: records.RecordSource
+  sample: Sample
+  max_frames: int
+  height: int
+  width: int
+
+  def __post_init__(self):
+    info = self.source.info
+    if (info.height, info.width) != (self.height, self.width):
+      raise DataError(
+        f'corpus {info.corpus!r} has frames of {info.height}x{info.width}; '
+        f'the config says {self.height}x{self.width}',
+        where=self.source.directory,
+        hint='Set height and width of the config to the size of the corpus.',
+      )
+
+  def train(self, number, rng):
+    clip = self._read(number)
+    spare = len(clip.frames) - self.max_frames
+    start = int(rng.integers(spare + 1)) if spare > 0 else 0
+    return self._arrays(number, clip, start, rng)
+
+  def evaluate(self, slot):
+    number = min(slot, len(self.source) - 1)
+    rng = np.random.default_rng(number)
+    arrays = self._arrays(number, self._read(number), 0, rng)
+    return {**arrays, 'example_mask': np.bool_(slot < len(self.source))}
+
+  def _read(self, number):
+    where = self.source.locate(number)
+    clip = records.decode_clip(self.source[number], where=where)
+    info = self.source.info
+    for name in ('fps', 'sample_rate'):
+      # A record keeps fps as float32.
+      if not math.isclose(getattr(clip, name), getattr(info, name), rel_tol=1e-6):
+        raise DataError(
+          f'clip {clip.clip_id} has {name}={getattr(clip, name)}; '
+          f'{records.INFO_NAME} says {getattr(info, name)}',
+          where=where,
+        )
+    return clip
+
+  def _arrays(self, number, clip, start, rng):
+    rate = fractions.Fraction(self.source.info.sample_rate) / fractions.Fraction(
+      self.source.info.fps
+    )
+    clip = cut(clip, start, self.max_frames, rate)
+    where = f'{self.source.locate(number)}, clip {clip.clip_id}'
+    count = len(clip.frames)
+    frames = np.zeros((self.max_frames, self.height, self.width, 3), np.uint8)
+    decode_jpegs(clip.frames, frames[:count], where=where)
+    boxes = np.pad(clip.boxes.astype(np.int32), ((0, self.max_frames - count), (0, 0)), 'edge')
+    wav = np.zeros(math.ceil(self.max_frames * rate), np.int16)
+    wav[: len(clip.wav)] = clip.wav
+    try:
+      sampled = self.sample(clip, rng)
+    except DataError as error:
+      if error.where:
+        raise
+      raise DataError(error.what, where=where, hint=error.hint) from error
+    return {
+      'frames': frames,
+      'boxes': boxes,
+      'num_frames': np.int32(count),
+      'wav': wav,
+      'num_samples': np.int32(len(clip.wav)),
+      'clip_index': np.int32(number),
+      **sampled,
+    }
+
+
+def cut(clip, start, count, samples_per_frame):
+  """Returns `count` frames from `start` on, or all that there are, with their boxes and audio.
+
+  Args:
+    clip: Clip.
+    start: first frame.
+    count: number of frames.
+    samples_per_frame: sample_rate / fps as a Fraction; the audio is cut to whole samples.
+  """
+  stop = min(start + count, len(clip.frames))
+  wav = clip.wav[round(start * samples_per_frame) : math.ceil(stop * samples_per_frame)]
+  return dataclasses.replace(
+    clip,
+    frames=clip.frames[start:stop],
+    boxes=clip.boxes[start:stop],
+    wav=wav[: math.ceil(count * samples_per_frame)],  # both ends rounded may give one sample more
+  )
+
+
+def decode_jpegs(files, out, *, where):
+  """Decodes T JPEG files as RGB into `out`, uint8 (T, H, W, 3).
+
+  Raises:
+    DataError: if one is no picture or not of H x W; the message names it with `where`.
+  """
+  for index, (file, frame) in enumerate(zip(files, out, strict=True)):
+    picture = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) if file else None
+    if picture is None:
+      raise DataError(f'frame {index} is not a picture: {file[:8]!r}...', where=where)
+    if picture.shape != frame.shape:
+      height, width = picture.shape[:2]
+      raise DataError(
+        f'frame {index} is {height}x{width}; expected {frame.shape[0]}x{frame.shape[1]}',
+        where=where,
+      )
+    cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=frame)
+
+
+class DevicePrefetch:
+  """Moves batches to the devices ahead of the step, in a thread of its own.
+
+  Owns `iterator` from here on: nobody else may advance it, and `close` closes it too.
+
+  Args:
+    iterator: BatchIterator.
+    put: `batch -> what next returns`, e.g. device_put with a sharding; called in the thread.
+    depth: batches that may be ready at once.
+  """
+
+  def __init__(self, iterator, put, depth=2):
+    self._iterator = iterator
+    self._put = put
+    self._depth = depth
+    self._state = iterator.get_state()
+    self._ready = collections.deque()
+    self._error = None  # what ended the thread, StopIteration included
+    self._closed = False
+    self._changed = threading.Condition()
+    self._waited = 0.0
+    self._since = time.perf_counter()
+    self._thread = threading.Thread(target=self._run, name='device-prefetch', daemon=True)
+    self._thread.start()
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    """Returns the next batch as `put` made it; an error of the thread comes out here unchanged."""
+    begin = time.perf_counter()
+    with self._changed:
+      self._changed.wait_for(lambda: self._ready or self._error or self._closed)
+      self._waited += time.perf_counter() - begin
+      if self._closed:
+        raise ValueError('the prefetch was closed')
+      if not self._ready:
+        raise self._error
+      batch, self._state = self._ready.popleft()
+      self._changed.notify_all()
+    return batch
+
+  def get_state(self):
+    """Position of the iterator behind the last batch returned: what a checkpoint keeps."""
+    return self._state
+
+  def waiting_share(self):
+    """Share of the time since the last call, in [0, 1], that `next` spent waiting for data."""
+    now = time.perf_counter()
+    share = self._waited / max(now - self._since, 1e-9)
+    self._waited, self._since = 0.0, now
+    return share
+
+  def close(self):
+    """Ends the thread, which finishes the batch it is at, and closes the iterator."""
+    with self._changed:
+      self._closed = True
+      self._ready.clear()
+      self._changed.notify_all()
+    self._thread.join()
+    self._iterator.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self.close()
+
+  def _run(self):
+    try:
+      while True:
+        with self._changed:
+          self._changed.wait_for(lambda: len(self._ready) < self._depth or self._closed)
+          if self._closed:
+            return
+        batch = next(self._iterator)
+        state = self._iterator.get_state()
+        item = self._put(batch), state
+        del batch  # the host copy can go while the thread waits
+        with self._changed:
+          self._ready.append(item)
+          self._changed.notify_all()
+        del item
+    except BaseException as error:  # whatever it is, the consumer has to see it
+      with self._changed:
+        self._error = error
+        self._changed.notify_all()
