@@ -31,6 +31,13 @@ def uniform_init(fan_in: int):
   return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def unit(x, epsilon: float = 1e-12):
+  """Returns x / max(|x|, epsilon) over the last axis, float32; the gradient at zero is finite."""
+  x = x.astype(jnp.float32)
+  squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  return x * lax.rsqrt(jnp.maximum(squares, epsilon**2))
+
+
 def _per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
   return (value,) * rank if isinstance(value, int) else tuple(value)
 

@@ -38,6 +38,22 @@ TRANSPOSED_KERNEL = Layout(
   lambda w: np.moveaxis(_flip_window(w), (0, 1), (-2, -1)),
   lambda w: _flip_window(np.moveaxis(w, (-2, -1), (0, 1))),
 )
+
+
+def stacked_kernel(frames: int) -> Layout:
+  """(out, in, frames, h, w) <-> (h, w, frames * in, out): a 3-D kernel over channels of frames."""
+
+  def to_flax(w):
+    return np.transpose(w, (3, 4, 2, 1, 0)).reshape(*w.shape[3:], -1, w.shape[0])
+
+  def to_torch(w):
+    height, width, inputs, outputs = w.shape
+    split = w.reshape(height, width, frames, inputs // frames, outputs)
+    return np.transpose(split, (4, 3, 2, 0, 1))
+
+  return Layout(to_flax, to_torch)
+
+
 COUNT = Layout(lambda n: n.astype(np.int32), lambda n: n.astype(np.int64))
 
 
@@ -101,6 +117,11 @@ CONV_TRANSPOSE_BLOCK: Kind = (
 )
 
 
+def stacked_conv(frames: int) -> Kind:
+  """A 3-D convolution that spans its `frames`, written as a 2-D one with frames as channels."""
+  return (Leaf('params', 'kernel', 'weight', stacked_kernel(frames)), BIAS)
+
+
 def raw(leaf: str, torch: str | None = None) -> Kind:
   """A parameter with the same layout on both sides; `torch` is its key where the name differs."""
   return (Leaf('params', leaf, torch or leaf),)
@@ -111,7 +132,9 @@ def under(flax: str, torch: str, rows: Sequence[Row]) -> tuple[Row, ...]:
   return tuple((_join('/', flax, path), _join('.', torch, key), kind) for path, key, kind in rows)
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
+  """An array of a variable tree, `path` in `collection`, and its state_dict key (None: it has none)."""
+
   collection: str
   path: tuple[str, ...]
   key: str | None
@@ -127,7 +150,7 @@ def _flatten(tree: Mapping, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
       yield (*path, name), value
 
 
-def _pairs(rows: Sequence[Row], variables: Mapping) -> list[_Pair]:
+def match_rows(rows: Sequence[Row], variables: Mapping) -> list[Pair]:
   """Matches every array of a variable tree with its state_dict key."""
   patterns = []
   for path, key, kind in rows:
@@ -142,7 +165,7 @@ def _pairs(rows: Sequence[Row], variables: Mapping) -> list[_Pair]:
     for pattern, prefix, leaf in patterns:
       if match := pattern.fullmatch(name):
         key = leaf.torch and _join('.', prefix, leaf.torch).format(**match.groupdict())
-        pairs.append(_Pair(collection, tuple(path), key, leaf, value))
+        pairs.append(Pair(collection, tuple(path), key, leaf, value))
         break
     else:
       raise ConversionError(
@@ -159,8 +182,8 @@ def to_torch(rows: Sequence[Row], variables: Mapping) -> dict[str, np.ndarray]:
     ConversionError: if the table has no row for a variable.
   """
   return {
-    pair.key: np.ascontiguousarray(pair.leaf.layout.to_torch(np.asarray(pair.value)))
-    for pair in _pairs(rows, variables)
+    pair.key: np.asarray(pair.leaf.layout.to_torch(np.asarray(pair.value)), order='C')
+    for pair in match_rows(rows, variables)
     if pair.key is not None
   }
 
@@ -178,7 +201,7 @@ def from_torch(
   Raises:
     ConversionError: if keys are missing or left over, or a shape differs.
   """
-  pairs = _pairs(rows, like)
+  pairs = match_rows(rows, like)
   expected = {pair.key for pair in pairs if pair.key is not None}
   lacking = {pair.key for pair in pairs if pair.leaf.may_lack and pair.key not in tensors}
   _check_keys(expected - lacking, tensors.keys())
@@ -199,7 +222,7 @@ def from_torch(
     node = tree.setdefault(pair.collection, {})
     for name in pair.path[:-1]:
       node = node.setdefault(name, {})
-    node[pair.path[-1]] = np.ascontiguousarray(array)
+    node[pair.path[-1]] = np.asarray(array, order='C')
   return tree
 
 
