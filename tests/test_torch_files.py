@@ -26,6 +26,15 @@ def save(path, value, *, as_zip=True, **kwargs):
   return path
 
 
+def tensors(tree):
+  """All tensors of a file by path."""
+  return {
+    f'{path}.{key}' if path else key: tensor
+    for path, state in files.state_dicts(tree).items()
+    for key, tensor in state.items()
+  }
+
+
 def sample():
   """Every dtype, views of a shared storage, empty, scalar and expanded tensors."""
   base = torch.arange(60.0).reshape(3, 4, 5)
@@ -93,7 +102,7 @@ def tensor_pickle(size, stride, *, offset=0, items=4, storage=b'FloatStorage', k
 def refused(path, *words):
   """Reads a file and its tensors; both together must fail with one message."""
   with pytest.raises(ConversionError) as caught:
-    for tensor in files.tensors(files.read(path)).values():
+    for tensor in tensors(files.read(path)).values():
       np.asarray(tensor)
   for word in words:
     assert word in str(caught.value), caught.value
@@ -127,7 +136,7 @@ def test_pytorch_reads_what_we_write(tmp_path, suffix):
   state = sample()
   del state['uint16'], state['complex']
   path = save(tmp_path / 'x.pth', state)
-  arrays = {key: np.asarray(tensor) for key, tensor in files.tensors(files.read(path)).items()}
+  arrays = {key: np.asarray(tensor) for key, tensor in tensors(files.read(path)).items()}
   output = tmp_path / f'y{suffix}'
   files.write(output, arrays)
   if suffix == '.safetensors':
@@ -140,7 +149,7 @@ def test_pytorch_reads_what_we_write(tmp_path, suffix):
   assert set(back) == set(state)
   for key, tensor in state.items():
     assert back[key].dtype == tensor.dtype and torch.equal(back[key], tensor), key
-  for key, stored in files.tensors(files.read(output)).items():
+  for key, stored in tensors(files.read(output)).items():
     assert_same(stored, state[key])
   assert set(os.listdir(tmp_path)) == {'x.pth', output.name}
 
@@ -188,7 +197,7 @@ def test_python_2_and_old_storage_views(tmp_path):
   ]
   path = tmp_path / 'x.pth.tar'
   path.write_bytes(b''.join(parts))
-  found = files.tensors(files.read(path))
+  found = tensors(files.read(path))
   assert list(found) == ['a']
   np.testing.assert_array_equal(np.asarray(found['a']), [3, 4])
 
@@ -203,7 +212,7 @@ def test_nested_dicts_become_paths_without_the_parallel_prefix():
   tree['x']['y'] = {'module.z': tensor, 'q': tensor}
   tree['x']['again'] = tree
   tree['list'] = [tensor]
-  assert list(files.tensors(tree)) == ['Decoder.a.b', 'Decoder.c', 'x.a', 'x.y.module.z', 'x.y.q']
+  assert list(tensors(tree)) == ['Decoder.a.b', 'Decoder.c', 'x.a', 'x.y.module.z', 'x.y.q']
 
 
 def test_foreign_objects_are_kept_as_inert_records(tmp_path, monkeypatch):
@@ -348,12 +357,12 @@ def test_recursive_containers_end(tmp_path):
   loop['self'] = loop
   loop['state_dict']['list'] = [loop]
   path = save(tmp_path / 'x.pth', loop)
-  assert list(files.tensors(files.read(path))) == ['state_dict.a']
+  assert list(tensors(files.read(path))) == ['state_dict.a']
   # The dictionary of dictionaries that has 2^60 paths and 60 objects.
   bomb = {'a': torch.ones(1)}
   for _ in range(60):
     bomb = {'x': bomb, 'y': bomb}
-  assert files.tensors(files.read(save(path, bomb))) == {}
+  assert tensors(files.read(save(path, bomb))) == {}
 
 
 def test_an_over_long_pickle_is_not_read(tmp_path, monkeypatch):
@@ -571,13 +580,13 @@ def test_files_of_other_kinds(tmp_path):
 def test_a_file_without_a_dict(tmp_path):
   path = save(tmp_path / 'x.pth', torch.ones(2))
   with pytest.raises(ConversionError, match='holds a StoredTensor and not a dict'):
-    files.tensors(files.read(path), where=path)
+    files.state_dicts(files.read(path), where=path)
 
 
 def test_two_tensors_with_one_path(tmp_path):
   path = save(tmp_path / 'x.pth', {'a': {'b': torch.ones(1)}, 'a.b': torch.ones(1)})
   with pytest.raises(ConversionError, match=r"two tensors of the file have the key 'a\.b'"):
-    files.tensors(files.read(path), where=path)
+    files.state_dicts(files.read(path), where=path)
 
 
 def test_outputs_that_cannot_be_written(tmp_path):
@@ -641,7 +650,7 @@ def test_mutated_files_are_read_or_refused(tmp_path, kind):
     else:
       path.write_bytes(mutant)
     try:
-      for tensor in files.tensors(files.read(path)).values():
+      for tensor in tensors(files.read(path)).values():
         assert np.asarray(tensor).nbytes <= MAX_EXPANDED_BYTES
       results['read'] += 1
     except ConversionError:

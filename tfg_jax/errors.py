@@ -73,3 +73,14 @@ def exit_on_expected_failure(main):
       sys.exit(EXIT_EXPECTED_FAILURE)
 
   return wrapped
+
+
+def parse_flags(argv):
+  """The `flags_parser` of every `app.run`: a flag that cannot be is an expected failure too."""
+  from absl import flags
+
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    print(ConfigError(str(error), where='the command line', hint='see --help'), file=sys.stderr)
+    sys.exit(EXIT_EXPECTED_FAILURE)

@@ -58,8 +58,8 @@ def read(path) -> Any:
   )
 
 
-def tensors(tree, *, where='') -> dict[str, StoredTensor]:
-  """Returns the tensors of nested dicts by path, keys joined with dots.
+def state_dicts(tree, *, where='') -> dict[str, dict[str, StoredTensor]]:
+  """Returns the dicts of a file that hold tensors by path: keys joined with dots, '' at the top.
 
   A 'module.' in front of all tensors of a dict (DataParallel) is dropped. Lists, e.g. those of an
   optimizer, are left out.
@@ -73,20 +73,23 @@ def tensors(tree, *, where='') -> dict[str, StoredTensor]:
       where=where,
       hint='save the state_dict() of the module',
     )
-  found, seen, queue = {}, set(), [((), tree)]
+  found, names, seen, queue = {}, set(), set(), [((), tree)]
   while queue:
     path, node = queue.pop()
     if id(node) in seen or len(path) > MAX_DEPTH:
       continue
     seen.add(id(node))  # a dict may be shared or contain itself
     items = {key: value for key, value in node.items() if _is_name(key)}
-    leaves = {key: value for key, value in items.items() if isinstance(value, StoredTensor)}
-    parallel = all(key.startswith('module.') for key in leaves)
-    for key, value in leaves.items():
-      name = '.'.join((*path, key.removeprefix('module.') if parallel else key))
-      if name in found:
+    tensors = {key: value for key, value in items.items() if isinstance(value, StoredTensor)}
+    if tensors and all(key.startswith('module.') for key in tensors):
+      tensors = {key.removeprefix('module.'): value for key, value in tensors.items()}
+    for key in tensors:
+      name = '.'.join((*path, key))
+      if name in names:
         raise ConversionError(f'two tensors of the file have the key {name!r}', where=where)
-      found[name] = value
+      names.add(name)
+    if tensors:
+      found['.'.join(path)] = found.get('.'.join(path), {}) | tensors
     below = [((*path, key), value) for key, value in items.items() if isinstance(value, dict)]
     queue.extend(reversed(below))
   return found
@@ -108,6 +111,18 @@ def write(path, arrays: Mapping[str, np.ndarray]):
   Raises:
     ConversionError: for another suffix, a missing folder, or a dtype that the format does not have.
   """
+  path = check_output(path)
+  partial = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    with open(partial, 'xb') as file:
+      _WRITERS[path.suffix](file, arrays, where=path)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def check_output(path) -> pathlib.Path:
+  """Returns the path if `write` can write to it; raises ConversionError if not."""
   path = pathlib.Path(path)
   if path.suffix not in _WRITERS:
     raise ConversionError(
@@ -119,10 +134,4 @@ def write(path, arrays: Mapping[str, np.ndarray]):
     raise ConversionError('the folder of the output does not exist', where=path, hint='create it')
   if path.is_dir():
     raise ConversionError('the output is a folder', where=path, hint='name a file')
-  partial = path.with_name(f'.{path.name}.{os.getpid()}')
-  try:
-    with open(partial, 'xb') as file:
-      _WRITERS[path.suffix](file, arrays, where=path)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  return path

@@ -110,6 +110,11 @@ def nested(flax: str, torch: str, kind: Kind) -> Kind:
   )
 
 
+def may_lack(kind: Kind) -> Kind:
+  """A layer that some official files do not have."""
+  return tuple(leaf._replace(may_lack=True) for leaf in kind)
+
+
 CONV_BLOCK: Kind = (*nested('conv', '0', CONV), *nested('norm', '1', BATCH_NORM))
 CONV_TRANSPOSE_BLOCK: Kind = (
   *nested('conv', '0', CONV_TRANSPOSE),

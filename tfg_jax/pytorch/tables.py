@@ -14,6 +14,7 @@ from tfg_jax.pytorch.rules import (
   LAYER_NORM,
   PRELU,
   Leaf,
+  may_lack,
   raw,
   stacked_conv,
   under,
@@ -59,7 +60,7 @@ AVHUBERT_ENCODER = (
   ('transformer/pos_conv', 'encoder.pos_conv.0', (*_WEIGHT_NORMED, BIAS)),
   *under('transformer/layers_{i}', 'encoder.layers.{i}', _AVHUBERT_LAYER),
   ('transformer/layer_norm', 'encoder.layer_norm', LAYER_NORM),
-  ('final_proj', 'final_proj', DENSE),
+  ('final_proj', 'final_proj', may_lack(DENSE)),  # fine-tuning drops it
 )
 
 FACE_UNET = (
@@ -78,6 +79,7 @@ WAV2LIP = (
 TALKLIP = (
   *under('image', '', FACE_UNET),
   *under('audio_encoder', 'audio_encoder.w2v_model', AVHUBERT_ENCODER),
+  *under('audio_encoder', 'audio_encoder', MEL_ENCODER),  # the local variant, which was not published
   ('audio_map', 'audio_map', DENSE),
   *under('contrastive', 'sync_net', CONTRASTIVE_HEAD),
 )
