@@ -35,7 +35,13 @@ from typing import Any
 import google_crc32c
 import numpy as np
 from absl import logging
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import (
+  descriptor_pb2,
+  descriptor_pool,
+  message,
+  message_factory,
+  text_format,
+)
 
 import tfg_jax
 from tfg_jax.errors import DataError
@@ -56,48 +62,33 @@ _PREPARE_AGAIN = 'Prepare this shard again, or copy it again and compare checksu
 # --------------------------------------------------------------------------------------------------
 
 
+# tensorflow/core/example/{feature,example}.proto, as a FileDescriptorProto.
+_EXAMPLE_PROTO = """
+name: "tfg_jax/example.proto" package: "tensorflow" syntax: "proto3"
+message_type { name: "BytesList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List"
+  field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type { name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 oneof_index: 0 type_name: ".tensorflow.BytesList" }
+  field { name: "float_list" number: 2 oneof_index: 0 type_name: ".tensorflow.FloatList" }
+  field { name: "int64_list" number: 3 oneof_index: 0 type_name: ".tensorflow.Int64List" } }
+message_type { name: "Features"
+  nested_type { name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: ".tensorflow.Feature" } }
+  field { name: "feature" number: 1 label: LABEL_REPEATED
+    type_name: ".tensorflow.Features.FeatureEntry" } }
+message_type { name: "Example"
+  field { name: "features" number: 1 type_name: ".tensorflow.Features" } }
+"""
+
+
 def _example_class():
-  """Declares tf.train.Example (tensorflow/core/example/*.proto) in a pool of its own."""
-  field = descriptor_pb2.FieldDescriptorProto
-  proto = descriptor_pb2.FileDescriptorProto(
-    name='tfg_jax/example.proto', package='tensorflow', syntax='proto3'
-  )
-
-  def add(owner, name, number, kind, *, label=field.LABEL_OPTIONAL, **more):
-    owner.field.add(name=name, number=number, label=label, type=kind, **more)
-
-  feature = proto.message_type.add(name='Feature')
-  feature.oneof_decl.add(name='kind')
-  for number, (name, kind) in enumerate(
-    (('Bytes', field.TYPE_BYTES), ('Float', field.TYPE_FLOAT), ('Int64', field.TYPE_INT64)), start=1
-  ):
-    values = proto.message_type.add(name=f'{name}List')
-    add(values, 'value', 1, kind, label=field.LABEL_REPEATED)
-    add(
-      feature,
-      f'{name.lower()}_list',
-      number,
-      field.TYPE_MESSAGE,
-      type_name=f'.tensorflow.{name}List',
-      oneof_index=0,
-    )
-  features = proto.message_type.add(name='Features')
-  entry = features.nested_type.add(name='FeatureEntry')
-  entry.options.map_entry = True
-  add(entry, 'key', 1, field.TYPE_STRING)
-  add(entry, 'value', 2, field.TYPE_MESSAGE, type_name='.tensorflow.Feature')
-  add(
-    features,
-    'feature',
-    1,
-    field.TYPE_MESSAGE,
-    label=field.LABEL_REPEATED,
-    type_name='.tensorflow.Features.FeatureEntry',
-  )
-  example = proto.message_type.add(name='Example')
-  add(example, 'features', 1, field.TYPE_MESSAGE, type_name='.tensorflow.Features')
   pool = descriptor_pool.DescriptorPool()
-  pool.Add(proto)
+  pool.Add(text_format.Parse(_EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto()))
   return message_factory.GetMessageClass(pool.FindMessageTypeByName('tensorflow.Example'))
 
 
@@ -582,7 +573,7 @@ class RecordSource:
     offset, length = self._table[number].tolist()
     path = self._paths[shard]
     try:
-      frame = os.pread(self._open(path).number, _FRAME_BYTES + length, offset)
+      frame = self._open(path).read(_FRAME_BYTES + length, offset)
     except OSError as error:
       raise DataError(
         f'cannot read the shard: {error.strerror}', where=_place(path, record, offset)
@@ -614,14 +605,17 @@ class RecordSource:
 
 
 class _Handle:
-  """A file open for `os.pread`, closed when the last thread that uses it is done."""
+  """An open file that threads share, closed when the last of them is done with it."""
 
   def __init__(self, path):
-    self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+  def read(self, size, offset):
+    return os.pread(self._number, size, offset)  # moves no shared position
 
   def __del__(self):
-    if hasattr(self, 'number'):
-      os.close(self.number)
+    if hasattr(self, '_number'):
+      os.close(self._number)
 
 
 def _handle_cache():
@@ -708,7 +702,7 @@ def _scan(path, shard_bytes):
   handle = _Handle(path)
   while offset < shard_bytes:
     record = len(table) // 2
-    header = os.pread(handle.number, _FRAME_HEADER.size, offset)
+    header = handle.read(_FRAME_HEADER.size, offset)
     if len(header) < _FRAME_HEADER.size:
       problem = f'record is cut off: {len(header)} of {_FRAME_HEADER.size} header bytes are there'
       raise DataError(problem, where=_place(path, record, offset), hint=_PREPARE_AGAIN)
