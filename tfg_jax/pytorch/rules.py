@@ -138,7 +138,7 @@ def under(flax: str, torch: str, rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 class Pair(NamedTuple):
-  """An array of a variable tree, `path` in `collection`, and its state_dict key (None: it has none)."""
+  """An array of a variable tree and its state_dict key; None if it has none."""
 
   collection: str
   path: tuple[str, ...]

@@ -79,7 +79,7 @@ WAV2LIP = (
 TALKLIP = (
   *under('image', '', FACE_UNET),
   *under('audio_encoder', 'audio_encoder.w2v_model', AVHUBERT_ENCODER),
-  *under('audio_encoder', 'audio_encoder', MEL_ENCODER),  # the local variant, which was not published
+  *under('audio_encoder', 'audio_encoder', MEL_ENCODER),  # the local variant, unpublished
   ('audio_map', 'audio_map', DENSE),
   *under('contrastive', 'sync_net', CONTRASTIVE_HEAD),
 )
