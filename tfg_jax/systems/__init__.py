@@ -1,0 +1,27 @@
+"""The systems by their config name."""
+
+from tfg_jax import configuration
+from tfg_jax import errors
+from tfg_jax.systems import base
+from tfg_jax.systems import talklip
+
+SYSTEMS = {'talklip': talklip.TalkLip}
+
+
+def build(run: configuration.Run, *, axis_name: str | None) -> base.System:
+  """Makes the system that a config names.
+
+  Args:
+    run: the resolved config; `run.model` is the system's own section.
+    axis_name: the pmap axis, or None under jit.
+
+  Raises:
+    ConfigError: if the name is unknown, or as the system's own settings raise it.
+  """
+  if run.system not in SYSTEMS:
+    raise errors.ConfigError(
+      f'system is {run.system!r}.',
+      where='config.system',
+      hint=f'known systems: {", ".join(SYSTEMS)}.',
+    )
+  return SYSTEMS[run.system].from_config(run, axis_name=axis_name)

@@ -1,0 +1,86 @@
+r"""TalkLip on LRS2: 160 px frames, 96 px faces, 25 fps; numbers of the official code.
+
+  python -m tfg_jax.main --config=configs/talklip.py:no_lip --workdir=DIR --config.data.root=DIR
+
+Variants (Table 1 of the paper):
+  l, l+c          local audio encoder, with lip loss; +c with the contrastive loss
+  g, g+c          global audio encoder (AV-HuBERT), the same
+  no_lip          l without lip loss: L1 and adversarial
+  no_lip_no_gan   l with L1 alone
+"""
+
+import ml_collections
+
+# audio encoder, lip loss, contrastive loss, adversarial loss (official weights, its README)
+_VARIANTS = {
+  'l': ('local', 1e-5, 0.0, 0.07),
+  'l+c': ('local', 1e-5, 1e-3, 0.07),
+  'g': ('global', 1e-5, 0.0, 0.07),
+  'g+c': ('global', 1e-5, 1e-3, 0.07),
+  'no_lip': ('local', 0.0, 0.0, 0.07),
+  'no_lip_no_gan': ('local', 0.0, 0.0, 0.0),
+}
+
+
+def get_config(variant='g+c'):
+  """The published setting of one variant."""
+  if variant not in _VARIANTS:
+    raise ValueError(f'unknown variant {variant!r} of talklip; known: {", ".join(_VARIANTS)}')
+  audio, lip, contrastive, adversarial = _VARIANTS[variant]
+  c = ml_collections.ConfigDict()
+  c.system = 'talklip'
+  c.seed = 0
+  c.num_steps = 570_000  # 100 epochs of 45,839 clips
+  c.partition = 'jit'
+  c.dtype = 'float32'
+  c.log_every = 100
+  c.data = dict(
+    root='',
+    batch_size=8,
+    max_frames=160,  # LRS2's longest test clip has 145
+    height=160,
+    width=160,
+    fps=25.0,
+    sample_rate=16_000,
+    workers=8,
+  )
+  c.model = dict(
+    audio=audio,
+    audio_encoder={},  # empty: the official size, as for the next two
+    face={},
+    discriminator={},
+    windows=8,
+    window_frames=5,
+    loss=dict(adversarial=adversarial, lip=lip, contrastive=contrastive),
+    learning_rate=1e-4,
+    b1=0.5,
+    b2=0.999,
+    patience=5,
+  )
+  c.checkpoint = dict(every=3000, keep=3, keep_best=1)
+  c.evaluation = dict(every=3000, split='valid', max_clips=0, samples=4)
+  return c
+
+
+def get_test_config(variant='g+c'):
+  """The same code path at a size that takes seconds on a CPU."""
+  c = get_config(variant)
+  c.num_steps = 4
+  c.log_every = 2
+  c.data.update(batch_size=2, max_frames=25, height=48, width=48, workers=0)
+  c.model.update(
+    face=dict(
+      encoder=(4, 8, 8), encoder_residuals=(0, 1, 1), decoder=(4, 8, 8), decoder_residuals=(1, 1, 0), head=4
+    ),
+    discriminator=dict(widths=(4, 8, 8)),
+    windows=2,
+  )
+  c.model.audio_encoder = (
+    dict(widths=(4, 8, 8, 8, 8), residuals=(1, 0, 0, 0))
+    if c.model.audio == 'local'
+    else dict(width=16, depth=4, mlp_width=32, heads=2, resnet_widths=(4, 4), resnet_blocks=1,
+              position_taps=8, position_groups=2, classes=12, label_width=8)
+  )
+  c.checkpoint.update(every=2, keep=2)
+  c.evaluation.update(every=2, samples=2)
+  return c

@@ -1,0 +1,67 @@
+"""Installs tfg_jax. Floors, not pins: what a version is needed for stands beside it."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'tfg_jax' / '__init__.py').read_text())[1]
+
+# TensorFlow is only needed for TensorBoard files and by the MTCNN face detector; nothing in the
+# training path imports it. The CPU build keeps it from taking the accelerator's memory.
+TENSORFLOW = [
+  'tensorflow-cpu>=2.16; platform_system == "Linux" and platform_machine == "x86_64"',
+  'tensorflow>=2.16; platform_system != "Linux" or platform_machine != "x86_64"',
+  'tensorboard>=2.16',
+]
+PUPPET = ['espeakng-loader>=0.2']  # carries espeak-ng, which is GPL-3: only corpus making needs it
+FACES = ['mtcnn>=1.0', *TENSORFLOW]  # the detector's weights are inside its wheel
+
+EXTRAS = {
+  'demo': [*PUPPET, *FACES],
+  'puppet': PUPPET,
+  'faces': FACES,
+  'torch': ['torch>=2.2'],
+  'tpu': ['jax[tpu]>=0.7.2'],
+  'cuda': ['jax[cuda12]>=0.7.2'],
+}
+EXTRAS['test'] = [
+  *EXTRAS['demo'],
+  'hypothesis>=6.100',
+  'pytest>=8',
+  'python_speech_features>=0.6',
+  'ruff>=0.6',
+  'scikit-image>=0.22',
+]
+
+setuptools.setup(
+  name='tfg_jax',
+  version=VERSION,
+  description='Talking-face generation in JAX: TalkLip, DAVS, SF2F, Speech2Video',
+  long_description=(HERE / 'README.md').read_text() if (HERE / 'README.md').exists() else '',
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['tfg_jax*', 'data_prep*']),
+  install_requires=[
+    'absl-py>=2.1',
+    'av>=12',  # PyAV: its wheels carry FFmpeg, so no binary has to be installed
+    'clu>=0.0.12',
+    'flax>=0.11',
+    'google-crc32c>=1.5',  # the masked CRC of TFRecord
+    'grain>=0.2.10',
+    'jax>=0.7.2',  # what Colab ships
+    'librosa>=0.10',
+    'ml-collections>=1.0',
+    'numpy>=1.26',
+    'opencv-python-headless>=4.9',  # JPEG, and the resize that the public data went through
+    'optax>=0.2.4',
+    'orbax-checkpoint>=0.11.20',
+    'soxr>=0.3',
+    'tensorflow-datasets>=4.9.6',
+    'importlib_resources>=6',  # tensorflow-datasets imports it without declaring it
+    'tqdm>=4.66',
+  ],
+  extras_require=EXTRAS,
+)

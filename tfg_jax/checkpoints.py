@@ -1,0 +1,147 @@
+"""Orbax checkpoints of a run: the state, the position in the data, and what the loop still owes.
+
+  workdir/checkpoints/000000001200/state   step, PRNG key, networks, optimisers, schedule
+  workdir/checkpoints/000000001200/run     stage, data position, metrics not yet written (JSON)
+  workdir/frozen                           variables that no optimiser touches, saved once
+
+Saving is asynchronous. The latest N are kept, and the best by the system's score.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from tfg_jax import configuration
+from tfg_jax import errors
+from tfg_jax.systems import base
+
+_SCORE = 'score'
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """What a checkpoint knows besides the state."""
+
+  data_position: Any = None  # JSON; None before the first batch
+  pending_metrics: tuple = ()  # (step, {name: number}) that no file holds yet
+
+
+class Checkpoints:
+  """The checkpoints of one workdir, as a context manager; leaving it waits for the last save."""
+
+  def __init__(
+    self, workdir: str | pathlib.Path, settings: configuration.Checkpoint, *, read_only: bool = False
+  ):
+    workdir = pathlib.Path(workdir).absolute()
+    self._frozen = workdir / 'frozen'
+    keep = [checkpoint_managers.LatestN(settings.keep)]
+    if settings.keep_best:
+      keep.append(
+        checkpoint_managers.BestN(
+          get_metric_fn=_score,
+          reverse=True,  # the lowest score is the best
+          n=settings.keep_best,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._manager = ocp.CheckpointManager(
+      workdir / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(
+        best_fn=_score,
+        best_mode='min',
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+        step_format_fixed_length=12,
+        cleanup_tmp_directories=not read_only,  # left by a run that was killed while saving
+        read_only=read_only,
+        create=not read_only,
+      ),
+    )
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, kind, error, trace):
+    self._manager.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  @property
+  def best_step(self) -> int | None:
+    """The saved step with the lowest score; the latest where none has a score yet."""
+    best = self._manager.best_step()
+    return self.latest_step if best is None else best
+
+  def save(self, state: base.State, progress: Progress, *, score: float | None = None):
+    """Copies the state off the devices and saves it in the background."""
+    if state.frozen and not self._frozen.exists():
+      with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(self._frozen, state.frozen)
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_saved_part(state)),
+        run=ocp.args.JsonSave({'stage': state.stage, **dataclasses.asdict(progress)}),
+      ),
+      metrics=None if score is None else {_SCORE: float(score)},
+      force=True,
+    )
+
+  def restore(self, step: int, abstract: base.State) -> tuple[base.State, Progress]:
+    """Reads one checkpoint.
+
+    Args:
+      step: one of the saved steps.
+      abstract: the state's shapes, dtypes and shardings (any devices; not those of the saving run).
+
+    Raises:
+      CheckpointError: if it is damaged or its arrays do not fit the config's.
+    """
+    where = self._manager.directory / f'{step:012d}'
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(_saved_part(abstract)), run=ocp.args.JsonRestore()
+        ),
+      )
+      frozen = {}
+      if abstract.frozen:
+        with ocp.StandardCheckpointer() as checkpointer:
+          frozen = checkpointer.restore(self._frozen, abstract.frozen)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+      raise errors.CheckpointError(
+        f'step {step} cannot be restored: {_first_line(error)}',
+        where=where,
+        hint='use the config that the run was started with, or another --workdir.',
+      ) from error
+    run = restored.run
+    state = abstract.replace(**restored.state, frozen=frozen, stage=run['stage'])
+    pending = tuple((step, row) for step, row in run['pending_metrics'])
+    return state, Progress(data_position=run['data_position'], pending_metrics=pending)
+
+
+def abstract_state(init, key, sharding) -> base.State:
+  """The shapes of `init(key)`, placed on `sharding`, without computing anything."""
+  shapes = jax.eval_shape(init, key)
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def _saved_part(state: base.State) -> dict[str, Any]:
+  """The arrays of a state that change; `frozen` has its own folder, `stage` is JSON."""
+  names = {field.name for field in dataclasses.fields(state)} - {'frozen', 'stage'}
+  return {name: getattr(state, name) for name in sorted(names)}
+
+
+def _score(metrics) -> float:
+  return metrics[_SCORE]
+
+
+def _first_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines()
+  return lines[0] if lines else type(error).__name__

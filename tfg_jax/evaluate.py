@@ -1,0 +1,131 @@
+"""Metrics of a checkpoint on a record set, always beside the ground truth and plain baselines.
+
+  workdir/results.json   means of every row of the table
+  workdir/clips.csv      the same numbers for each clip
+"""
+
+import csv
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from tfg_jax import configuration
+from tfg_jax import partition
+from tfg_jax import reporting
+from tfg_jax import systems
+from tfg_jax import trained
+from tfg_jax.data import pipeline
+from tfg_jax.data import records
+from tfg_jax.systems import base
+
+RESULTS_FILE = 'results.json'
+CLIPS_FILE = 'clips.csv'
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """Numbers per clip, named 'who/metric', e.g. 'generated/mouth_l1'."""
+
+  split: str
+  step: int
+  clip_ids: list[str]
+  numbers: dict[str, np.ndarray]  # each (number of clips,)
+
+  @property
+  def means(self) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in self.numbers.items()}
+
+  def save(self, workdir: pathlib.Path):
+    """Writes the means and the table of clips."""
+    summary = {'split': self.split, 'step': self.step, 'clips': len(self.clip_ids)}
+    (workdir / RESULTS_FILE).write_text(json.dumps(summary | {'means': self.means}, indent=2) + '\n')
+    with (workdir / CLIPS_FILE).open('w', newline='') as file:
+      writer = csv.writer(file)
+      writer.writerow(['clip_id', *self.numbers])
+      writer.writerows(zip(self.clip_ids, *self.numbers.values(), strict=True))
+
+  def table(self) -> str:
+    """Who (rows) by metric (columns), ground truth first."""
+    means = self.means
+    who = list(dict.fromkeys(name.split('/')[0] for name in means))
+    metrics = list(dict.fromkeys(name.split('/')[1] for name in means))
+    lines = [f'{"":16}' + ''.join(f'{metric:>14}' for metric in metrics)]
+    for row in who:
+      cells = (means.get(f'{row}/{metric}') for metric in metrics)
+      lines.append(
+        f'{row.replace("_", " "):16}'
+        + ''.join(f'{"-" if cell is None else format(cell, ".4f"):>14}' for cell in cells)
+      )
+    head = f'{len(self.clip_ids)} clips of split {self.split!r}, step {self.step}:'
+    return '\n'.join([head, *lines])
+
+
+class Evaluation:
+  """One system's evaluation on one split: compiled once, run as often as the loop asks."""
+
+  def __init__(self, run: configuration.Run, system: base.System, devices: partition.Partition):
+    self._run = run
+    self._system = system
+    self._devices = devices
+    self._source = records.RecordSource(run.data.root, run.evaluation.split)
+    self._eval_step = devices.evaluate(system.eval_step)
+    self._samples = jax.jit(system.samples)
+
+  def run(self, state: base.State) -> Results:
+    """Evaluates every clip of the split (or the first `evaluation.max_clips`) once."""
+    clip_ids, collected = [], []
+    for batch in self._batches():
+      real = batch['example_mask']
+      numbers = jax.device_get(self._eval_step(state, self._devices.put(batch)))
+      collected.append({name: values[real] for name, values in numbers.items()})
+      clip_ids += [self._source.clip_id(index) for index in batch['clip_index'][real]]
+    numbers = {
+      name: np.concatenate([part[name] for part in collected]) for name in collected[0]
+    }
+    return Results(self._run.evaluation.split, int(state.step), clip_ids, numbers)
+
+  def show_samples(self, state: base.State, report: reporting.Reporter):
+    """Writes pictures and videos of the split's first clips."""
+    count = self._run.evaluation.samples
+    if not count:
+      return
+    batch = next(iter(self._batches()))
+    batch = {name: rows[:count] for name, rows in batch.items()}
+    shown = jax.device_get(self._samples(state, batch))
+    wavs = [wav[:n] for wav, n in zip(batch['wav'], batch['num_samples'], strict=True)]
+    report.samples(
+      int(state.step),
+      shown['strips'],
+      shown['videos'],
+      wavs,
+      fps=self._run.data.fps,
+      rate=self._run.data.sample_rate,
+    )
+
+  def _batches(self):
+    return pipeline.eval_batches(
+      self._source,
+      sample=self._system.sample_evaluation,
+      max_clips=self._run.evaluation.max_clips,
+      **self._run.data.per_process,
+    )
+
+
+def evaluate_workdir(workdir: pathlib.Path, config) -> Results:
+  """Evaluates the best checkpoint of a run, prints the table and writes it down.
+
+  Raises:
+    CheckpointError, DataError, ConfigError: where run, records and config do not fit.
+  """
+  run = configuration.resolve(config)
+  state = trained.load(workdir).state
+  devices = partition.build(run.partition, batch_size=run.data.batch_size)
+  system = systems.build(run, axis_name=devices.axis_name)
+  state = jax.device_put(state, devices.whole)
+  results = Evaluation(run, system, devices).run(state)
+  results.save(workdir)
+  reporting.say(results.table())
+  return results

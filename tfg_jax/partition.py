@@ -1,0 +1,119 @@
+"""Where arrays live and how the one pure step runs on them.
+
+Two ways, chosen by `config.partition`, with the same arguments and results:
+
+jit    the program of the whole batch; the compiler splits it over the mesh's 'data' axis. Batch norm
+       and losses see the global batch, so 1, 2 and 8 devices give the same numbers. The default.
+pmap   the program of one device with a named axis; systems average gradients, metrics and batch
+       statistics over it themselves (`axis_name`).
+
+The state is replicated in both, without a leading device axis, so checkpoints do not depend on it.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+import numpy as np
+
+from tfg_jax import errors
+
+AXIS = 'data'
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+  """A set of devices and a way ('jit' or 'pmap') to run pure functions on them."""
+
+  kind: str
+  mesh: jax.sharding.Mesh
+
+  @property
+  def axis_name(self) -> str | None:
+    """The named axis that systems average over; None where numbers are global already."""
+    return AXIS if self.kind == 'pmap' else None
+
+  @property
+  def whole(self) -> jax.sharding.NamedSharding:
+    """Every device holds all of the array."""
+    return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+
+  @property
+  def split(self) -> jax.sharding.NamedSharding:
+    """The first axis is cut over the devices."""
+    return jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(AXIS))
+
+  def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Places this process's rows of a batch; the result is the global batch."""
+    return {
+      name: jax.make_array_from_process_local_data(self.split, rows) for name, rows in batch.items()
+    }
+
+  def init(self, function: Callable, *args):
+    """Runs an initialiser so that its result is born replicated, on any number of hosts."""
+    return jax.jit(function, out_shardings=self.whole)(*args)
+
+  def train(self, step: Callable) -> Callable:
+    """Compiles `step(state, batch) -> (state, metrics)`; the state's memory is reused."""
+    if self.kind == 'jit':
+      return jax.jit(
+        step,
+        in_shardings=(self.whole, self.split),
+        out_shardings=(self.whole, self.whole),
+        donate_argnums=0,
+      )
+    compiled = jax.pmap(
+      step,
+      axis_name=AXIS,
+      in_axes=(None, 0),
+      out_axes=(None, None),
+      devices=list(self.mesh.devices.flat),
+    )
+    return lambda state, batch: compiled(state, self._stack(batch))
+
+  def evaluate(self, step: Callable) -> Callable:
+    """Compiles `step(state, batch) -> {name: (B, ...)}` over the devices, without collectives."""
+    if self.kind == 'jit':
+      return jax.jit(step, in_shardings=(self.whole, self.split), out_shardings=self.split)
+    compiled = jax.pmap(
+      step,
+      axis_name=AXIS,
+      in_axes=(None, 0),
+      out_axes=0,
+      devices=list(self.mesh.devices.flat),
+    )
+
+    def run(state, batch):
+      results = compiled(state, self._stack(batch))
+      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+
+    return run
+
+  def _stack(self, batch):
+    """(B, ...) to (devices, B / devices, ...)."""
+    count = self.mesh.size
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+
+
+def build(kind: str, *, batch_size: int, devices=None) -> Partition:
+  """A partition over all devices (or the given ones).
+
+  Raises:
+    ConfigError: if `kind` is unknown or the global batch does not divide by the device count.
+  """
+  if kind not in ('jit', 'pmap'):
+    raise errors.ConfigError(
+      f'partition is {kind!r}.', where='config.partition', hint="use 'jit' or 'pmap'."
+    )
+  devices = jax.devices() if devices is None else devices
+  if batch_size % len(devices):
+    raise errors.ConfigError(
+      f'a batch of {batch_size} does not divide over {len(devices)} devices.',
+      where='config.data.batch_size',
+      hint=f'use a multiple of {len(devices)}.',
+    )
+  # jax 0.9 made Explicit the default; Flax linen needs Auto.
+  mesh = jax.make_mesh(
+    (len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+  )
+  return Partition(kind, mesh)

@@ -1,0 +1,118 @@
+"""What every system is made of: an explicit state, pure functions over it, and nothing else.
+
+A system knows nothing of files, devices or logging. The loop (`tfg_jax/train.py`) knows nothing of
+lips: it only calls the functions of `System`, which are the contract between the two.
+"""
+
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tfg_jax.data import records
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class Net:
+  """One trained network: its parameters, its running statistics and its own optimiser state."""
+
+  params: Any
+  stats: Any
+  opt_state: optax.OptState
+
+  @classmethod
+  def create(cls, params, stats, optimizer: optax.GradientTransformation) -> 'Net':
+    return cls(params=params, stats=stats, opt_state=optimizer.init(params))
+
+  def update(self, grads, optimizer: optax.GradientTransformation, *, stats=None) -> 'Net':
+    """One optimiser step; `stats` are the new running statistics (the old ones stay if None)."""
+    updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
+    return Net(
+      params=optax.apply_updates(self.params, updates),
+      stats=self.stats if stats is None else stats,
+      opt_state=opt_state,
+    )
+
+
+@flax.struct.dataclass
+class State:
+  """Everything a run needs to go on: saved in every checkpoint, and nothing is remembered elsewhere.
+
+  `stage` is static: it decides which losses exist in the compiled step, so a stage pays only for what
+  it uses, and the step compiles once per stage.
+  """
+
+  step: jax.Array  # int32, steps taken so far
+  key: jax.Array  # the run's PRNG key; a step uses fold_in(key, step)
+  nets: dict[str, Net]
+  frozen: dict[str, Any]  # variables that no optimiser touches
+  schedule: dict[str, jax.Array]  # what `on_evaluation` remembers between evaluations
+  skipped: jax.Array  # int32, steps not applied because a number was not finite
+  skipped_in_row: jax.Array  # int32
+  stage: int = flax.struct.field(pytree_node=False, default=0)
+
+  @classmethod
+  def create(cls, key, nets, *, frozen=None, schedule=None, stage=0) -> 'State':
+    return cls(
+      step=jnp.zeros((), jnp.int32),
+      key=key,
+      nets=nets,
+      frozen=frozen or {},
+      schedule=schedule or {},
+      skipped=jnp.zeros((), jnp.int32),
+      skipped_in_row=jnp.zeros((), jnp.int32),
+      stage=stage,
+    )
+
+  def step_key(self, axis_name: str | None = None) -> jax.Array:
+    """The key of this step; under pmap every device gets its own."""
+    key = jax.random.fold_in(self.key, self.step)
+    return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
+class System(Protocol):
+  """The functions that a paper's file supplies. All but `sample` are pure and run under jit."""
+
+  score: str  # the evaluation result that decides which checkpoint is best; lower is better
+
+  def init(self, key: jax.Array) -> State:
+    """Fresh state; all shapes follow from the config."""
+
+  def sample(self, clip: records.Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """On the host, per training clip: what the step needs besides the clip, of fixed shapes."""
+
+  def sample_evaluation(self, clip: records.Clip, rng: np.random.Generator) -> dict:
+    """The same for evaluation; `rng` depends on the clip alone."""
+
+  def train_step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+    """All updates of one step. The metrics hold every loss and gradient norm, so that a
+    non-finite number anywhere shows in them."""
+
+  def eval_step(self, state: State, batch: Batch) -> Metrics:
+    """(B,) numbers per example, named 'who/metric': the generated row beside its baselines."""
+
+  def on_evaluation(self, state: State, results: dict[str, float]) -> State:
+    """Schedules that react to validation; called on the host between steps."""
+
+  def finished(self, state: State) -> bool:
+    """Whether the schedule has ended before `num_steps`."""
+
+  def samples(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+    """uint8 RGB for people: 'strips' (B, H, W, 3) pictures and 'videos' (B, T, H, W, 3)."""
+
+  def generate(self, state: State, inputs: Batch) -> jax.Array:
+    """Frames from media, for `tfg_jax.generate`."""
+
+  def export(self, state: State, network: str) -> dict[str, Any]:
+    """The variables of a public network that the state holds, for `tfg_jax.convert`."""
+
+
+def mean_over_devices(tree, axis_name: str | None):
+  """Averages over the pmap axis; under jit (None) the numbers are already global."""
+  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

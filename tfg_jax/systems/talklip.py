@@ -1,0 +1,473 @@
+"""TalkLip (Wang et al., CVPR 2023): lip sync, supervised by a frozen lip-reading expert.
+
+Generator      masked pose + identity reference + speech -> the face, lower half redrawn     (3.1)
+Losses         (1 - a - b) L1 + b adversarial + a lip + c contrastive                 (3.2 to 3.4)
+Stages         0: L1 + adversarial, audio encoder frozen; 1: its last layers too; 2: lip and
+               contrastive losses; the run ends with stage 3. A stage ends when the validation L1
+               has not improved for `patience` + 1 evaluations.
+
+Numbers are those of the official code (Sxjdwang/TalkLip), which differs from the paper in places.
+
+Departures     The discriminator learns from its own loss alone; the official step adds 0.07 of the
+               generator's gradient to it, by leaving it uncleared. The stage is part of the state;
+               officially a resumed run begins again at stage 0.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+
+from tfg_jax import configuration, errors, losses
+from tfg_jax.data import windows
+from tfg_jax.features import audio as audio_features
+from tfg_jax.features import video as video_features
+from tfg_jax.networks import talklip as networks
+from tfg_jax.networks.avhubert import AVHubertEncoder
+from tfg_jax.networks.discriminator import QualityDiscriminator
+from tfg_jax.networks.face_unet import FaceUNet
+from tfg_jax.networks.mel_encoder import MelEncoder
+from tfg_jax.systems import base
+
+# Stage 1 on, these layers of the audio encoder learn; the rest of it never does.
+_TUNED_LAYERS = 3
+_FPS = 25  # the rate of TalkLip's video, and of the global encoder's rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossWeights:
+  """`model.loss`; what they leave to 1 (but for the contrastive one) is the weight of L1."""
+
+  adversarial: float = 0.07
+  lip: float = 1e-5
+  contrastive: float = 1e-3
+
+  @property
+  def l1(self) -> float:
+    return 1 - self.adversarial - self.lip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """The section `model` of a config. Sections of networks hold the fields of their modules."""
+
+  audio: str  # 'local': 0.2 s of mel around the frame; 'global': AV-HuBERT on the utterance
+  audio_encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  face: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # FaceUNet
+  discriminator: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  windows: int = 8  # per clip and step
+  window_frames: int = 5
+  loss: LossWeights = LossWeights()
+  learning_rate: float = 1e-4  # of both players
+  b1: float = 0.5
+  b2: float = 0.999
+  patience: int = 5  # evaluations without a better score that a stage survives
+
+
+@dataclasses.dataclass(frozen=True)
+class TalkLip:
+  """See the module; `from_config` builds it."""
+
+  settings: Settings
+  generator: networks.TalkLip
+  discriminator: QualityDiscriminator
+  axis_name: str | None = None
+
+  score = 'generated/l1'
+
+  @classmethod
+  def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'TalkLip':
+    """Builds networks and settings from `run.model`.
+
+    Raises:
+      ConfigError: for unknown keys or values that cannot be.
+    """
+    section = dict(run.model)
+    if 'loss' in section:
+      section['loss'] = configuration.read_section(LossWeights, section['loss'], 'model.loss')
+    settings = configuration.read_section(Settings, section, 'model')
+    dtype = jnp.dtype(run.dtype)
+    shared = dict(axis_name=axis_name, dtype=dtype)
+    face = configuration.build_module(FaceUNet, settings.face, 'model.face', **shared)
+    if settings.audio == 'local':
+      encoder = configuration.build_module(
+        MelEncoder, settings.audio_encoder, 'model.audio_encoder', **shared
+      )
+    elif settings.audio == 'global':
+      encoder = configuration.build_module(
+        AVHubertEncoder, settings.audio_encoder, 'model.audio_encoder', dtype=dtype
+      )
+    else:
+      raise errors.ConfigError(
+        f'model.audio is {settings.audio!r}.', where='config', hint="use 'local' or 'global'."
+      )
+    discriminator = configuration.build_module(
+      QualityDiscriminator, settings.discriminator, 'model.discriminator', dtype=dtype
+    )
+    if len(discriminator.widths) != len(face.encoder):
+      raise errors.ConfigError(
+        f'model.discriminator.widths has {len(discriminator.widths)} sizes, model.face.encoder '
+        f'has {len(face.encoder)}.',
+        where='config',
+        hint='give both one width per size, from the face size down to 3 pixels.',
+      )
+    generator = networks.TalkLip(
+      encoder, image=face, map_audio=settings.audio == 'global', dtype=dtype
+    )
+    return cls(settings, generator, discriminator, axis_name)
+
+  # ------------------------------------------------------------------------------------------------
+  # State
+  # ------------------------------------------------------------------------------------------------
+
+  def init(self, key: jax.Array) -> base.State:
+    """Fresh networks: 'generator', 'discriminator' and, for the global variant, the tuned part of
+    the audio encoder, 'audio'; the rest of that encoder is in `frozen`."""
+    generator_key, discriminator_key, state_key = jax.random.split(key, 3)
+    size = self.generator.image.image_size
+    faces = jnp.zeros((1, size, size, 6))
+    if self._hears_globally:
+      audio, rows = jnp.zeros((1, 4, audio_features.FILTERBANK_FEATURES)), jnp.zeros(1, jnp.int32)
+      mask = jnp.zeros((1, 4), bool)
+    else:
+      audio, rows, mask = jnp.zeros((1, audio_features.MEL_BINS, audio_features.MEL_WINDOW, 1)), None, None
+    variables = self.generator.init(generator_key, faces, audio, mask, rows, train=False)
+    learned, tuned, frozen = self._split(variables)
+    optimizer = self._optimizer
+    nets = {
+      'generator': base.Net.create(learned['params'], learned['batch_stats'], optimizer),
+      'discriminator': base.Net.create(
+        self.discriminator.init(discriminator_key, faces[..., :3])['params'], {}, optimizer
+      ),
+    }
+    if tuned:
+      nets['audio'] = base.Net.create(tuned, {}, optimizer)
+    schedule = {'best': jnp.asarray(100.0), 'waited': jnp.zeros((), jnp.int32)}
+    return base.State.create(state_key, nets, frozen=frozen, schedule=schedule)
+
+  @property
+  def _hears_globally(self) -> bool:
+    return self.settings.audio == 'global'
+
+  @property
+  def _optimizer(self) -> optax.GradientTransformation:
+    return optax.adam(self.settings.learning_rate, self.settings.b1, self.settings.b2)
+
+  def _split(self, variables):
+    """The generator's variables as (learned from the start, tuned from stage 1 on, frozen)."""
+    if not self._hears_globally:
+      return variables, {}, {}
+    params = dict(variables['params'])
+    stats = dict(variables['batch_stats'])
+    encoder = traverse_util.flatten_dict(params.pop('audio_encoder'))
+    depth = self.generator.audio_encoder.depth
+    names = {f'layers_{i}' for i in range(max(depth - _TUNED_LAYERS, 0), depth)}
+    tuned = {path: x for path, x in encoder.items() if names & set(path)}
+    rest = {path: x for path, x in encoder.items() if path not in tuned}
+    frozen = {
+      'params': traverse_util.unflatten_dict(rest),
+      'batch_stats': stats.pop('audio_encoder', {}),
+    }
+    learned = {'params': params, 'batch_stats': stats}
+    return learned, traverse_util.unflatten_dict(tuned), {'audio': frozen}
+
+  def _variables(self, state: base.State, trained: dict | None = None):
+    """The generator's whole variables; `trained` replaces the parameters of nets by name."""
+    params = {name: net.params for name, net in state.nets.items()} | (trained or {})
+    learned, stats = dict(params['generator']), dict(state.nets['generator'].stats)
+    if self._hears_globally:
+      frozen = state.frozen['audio']
+      encoder = traverse_util.flatten_dict(frozen['params'])
+      encoder |= traverse_util.flatten_dict(params['audio'])
+      learned['audio_encoder'] = traverse_util.unflatten_dict(encoder)
+      stats['audio_encoder'] = frozen['batch_stats']
+    return {'params': learned, 'batch_stats': stats}
+
+  def export(self, state: base.State, network: str):
+    """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
+    if network == 'talklip_generator' and self._hears_globally:
+      return self._variables(state)
+    if network == 'talklip_discriminator':
+      return {'params': state.nets['discriminator'].params}
+    raise errors.ConversionError(
+      f'a TalkLip run with {self.settings.audio} audio holds no {network!r}.',
+      hint='it holds talklip_discriminator'
+      + (' and talklip_generator.' if self._hears_globally else '.'),
+    )
+
+  # ------------------------------------------------------------------------------------------------
+  # Inputs
+  # ------------------------------------------------------------------------------------------------
+
+  def sample(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Windows of consecutive frames to draw, and where their identity references start."""
+    return windows.training_windows(
+      rng, len(clip.frames), self.settings.windows, self.settings.window_frames
+    )
+
+  def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Windows spread over the clip; the identity reference is its first frame."""
+    return windows.validation_windows(
+      len(clip.frames), self.settings.windows, self.settings.window_frames
+    )
+
+  def _window_inputs(self, batch: base.Batch):
+    """The faces of a batch's windows, and where they stand.
+
+    Returns:
+      (target, pose and identity, frame index, mask): (N, S, S, 3) and (N, S, S, 6) in [0, 1], BGR
+      as the official weights have it, (B, n) and (N,), where N = B * n = B * windows * frames.
+    """
+    steps = jnp.arange(self.settings.window_frames)
+    index = batch['window_starts'][:, :, None] + steps
+    identity_index = (
+      batch['identity_starts'][:, :, None] + batch['identity_step'][:, :, None] * steps
+    )
+    index, identity_index = (x.reshape(x.shape[0], -1) for x in (index, identity_index))
+    target = self._crop(batch, index)
+    identity = self._crop(batch, identity_index)
+    mask = jnp.repeat(batch['window_mask'].reshape(-1), self.settings.window_frames)
+    return target, _pose_and_identity(target, identity), index, mask
+
+  def _crop(self, batch, index):
+    """(N, S, S, 3) BGR faces in [0, 1] of the frames (B, n) of a batch."""
+    frames = jnp.take_along_axis(batch['frames'], index[..., None, None, None], axis=1)
+    boxes = jnp.take_along_axis(batch['boxes'], index[..., None], axis=1)
+    size = self.generator.image.image_size
+    faces = video_features.crop_faces(frames, boxes, size)
+    return faces.reshape(-1, size, size, 3)[..., ::-1] / 255
+
+  def _embed(self, variables, wav, num_samples, times, rows: int, *, train, dropout_key=None):
+    """Embeddings (N, D) of speech at `times` (B, n) in seconds, and the new batch statistics.
+
+    `rows` is the number of 40 ms rows that the global encoder hears.
+    """
+    if self._hears_globally:
+      audio = audio_features.log_filterbank(wav, num_samples, rows)
+      heard = -(-num_samples // audio_features.SAMPLES_PER_ROW)
+      padding = jnp.arange(rows) >= heard[:, None]
+      embedded = self.generator.apply(
+        variables,
+        audio,
+        padding,
+        train=train,
+        method='encode_audio',
+        rngs={'dropout': dropout_key} if train else None,
+        mutable=['batch_stats'] if train else False,
+      )
+      embedding = embedded[0] if train else embedded
+      # A row lasts 40 ms; the last one answers for times behind the end.
+      row = jnp.clip(jnp.floor(times * _FPS + 1e-3).astype(jnp.int32), 0, rows - 1)
+      chosen = jnp.take_along_axis(embedding, row[..., None], axis=1)
+      return chosen.reshape(-1, chosen.shape[-1]), None
+    mel = audio_features.mel_windows(wav, num_samples, times)
+    mel = mel.reshape(-1, *mel.shape[2:])[..., None]
+    if not train:
+      return self.generator.apply(variables, mel, train=False, method='encode_audio'), None
+    embedding, updated = self.generator.apply(
+      variables, mel, train=True, method='encode_audio', mutable=['batch_stats']
+    )
+    return embedding, updated['batch_stats']['audio_encoder']
+
+  # ------------------------------------------------------------------------------------------------
+  # Training
+  # ------------------------------------------------------------------------------------------------
+
+  def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
+    """Updates the generator, then the discriminator, on one forward pass of the fakes."""
+    weights = self.settings.loss
+    target, face, index, mask = self._window_inputs(batch)
+    tunes_audio = state.stage >= 1 and 'audio' in state.nets
+    players = ['generator', 'audio'] if tunes_audio else ['generator']
+    discriminator = state.nets['discriminator']
+
+    def generator_loss(trained):
+      variables = self._variables(state, trained)
+      embedding, audio_stats = self._embed(
+        variables,
+        batch['wav'],
+        batch['num_samples'],
+        index / _FPS,
+        batch['frames'].shape[1],
+        train=True,
+        dropout_key=state.step_key(self.axis_name),
+      )
+      fake, updated = self.generator.apply(
+        variables, face, embedding, train=True, method='render', mutable=['batch_stats']
+      )
+      stats = state.nets['generator'].stats | {'image': updated['batch_stats']['image']}
+      if audio_stats is not None:
+        stats |= {'audio_encoder': audio_stats}
+      terms = {
+        'l1': losses.masked_l1(fake, target, mask, axis_name=self.axis_name),
+        'adversarial': losses.generator_loss(
+          self._judge(discriminator.params, fake), mask, axis_name=self.axis_name
+        ),
+      }
+      total = weights.l1 * terms['l1'] + weights.adversarial * terms['adversarial']
+      return total, (terms, stats, fake)
+
+    trained = {name: state.nets[name].params for name in players}
+    gradient = jax.value_and_grad(generator_loss, has_aux=True)
+    (total, (terms, stats, fake)), g_grads = gradient(trained)
+
+    def discriminator_loss(params):
+      real = losses.real_loss(self._judge(params, target), mask, axis_name=self.axis_name)
+      false = losses.fake_loss(
+        self._judge(params, jax.lax.stop_gradient(fake)), mask, axis_name=self.axis_name
+      )
+      return real + false, {'real': real, 'fake': false}
+
+    d_grads, d_terms = jax.grad(discriminator_loss, has_aux=True)(discriminator.params)
+    metrics = {
+      'g/total': total,
+      **{f'g/{name}': value for name, value in terms.items()},
+      **{f'd/{name}': value for name, value in d_terms.items()},
+    }
+    g_grads, d_grads, metrics = base.mean_over_devices((g_grads, d_grads, metrics), self.axis_name)
+    metrics |= {
+      'g/grad_norm': optax.global_norm(g_grads),
+      'd/grad_norm': optax.global_norm(d_grads),
+    }
+
+    optimizer = self._optimizer
+    nets = dict(state.nets)
+    for name in players:
+      new_stats = stats if name == 'generator' else None
+      nets[name] = nets[name].update(g_grads[name], optimizer, stats=new_stats)
+    nets['discriminator'] = discriminator.update(d_grads, optimizer)
+    return state.replace(nets=nets), metrics
+
+  def _judge(self, params, face):
+    return self.discriminator.apply({'params': params}, face)
+
+  def on_evaluation(self, state: base.State, results: dict[str, float]) -> base.State:
+    """Counts evaluations without a better L1; one more than `patience` of them end the stage.
+
+    The best score is never reset, as officially.
+    """
+    score = results[self.score]
+    best, waited = float(state.schedule['best']), int(state.schedule['waited'])
+    best, waited = (score, 0) if score < best else (best, waited + 1)
+    stage = state.stage
+    if waited > self.settings.patience:
+      waited = 0
+      stage += 1
+      if stage == 1 and not self._hears_globally:
+        stage = 2  # the local encoder learns from the start
+    schedule = {
+      'best': _like(state.schedule['best'], best),
+      'waited': _like(state.schedule['waited'], waited),
+    }
+    return state.replace(schedule=schedule, stage=stage)
+
+  def finished(self, state: base.State) -> bool:
+    return state.stage >= 3
+
+  # ------------------------------------------------------------------------------------------------
+  # Use
+  # ------------------------------------------------------------------------------------------------
+
+  def eval_step(self, state: base.State, batch: base.Batch) -> base.Metrics:
+    """Distances between the windows' faces and the real ones, (B,) each.
+
+    Rows: 'ground_truth', 'identity_mouth' (the identity reference's lower half pasted under the real
+    upper half) and 'generated'. `l1` is over the whole face and `mouth_l1` over its mouth region,
+    rows S/2 to S and columns S/4 to 3S/4, both in [0, 1]; `psnr` in dB over the whole face.
+    """
+    target, face, index, mask = self._window_inputs(batch)
+    generated = self._draw(state, face, batch, index / _FPS)
+    half = target.shape[1] // 2
+    pasted = jnp.concatenate([target[:, :half], face[:, half:, :, 3:]], axis=1)
+    numbers = {}
+    rows = {'ground_truth': target, 'identity_mouth': pasted, 'generated': generated}
+    for name, image in rows.items():
+      for metric, value in _distances(image, target).items():
+        numbers[f'{name}/{metric}'] = _mean_per_clip(value, mask, len(index))
+    return numbers
+
+  def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
+    """Real (left or above) and generated clips (right or below), whole frames."""
+    frames, boxes = batch['frames'], batch['boxes']
+    clips, length = frames.shape[:2]
+    index = jnp.broadcast_to(jnp.arange(length), (clips, length))
+    target = self._crop(batch, index)
+    identity = jnp.repeat(self._crop(batch, index[:, :1]), length, axis=0)
+    face = _pose_and_identity(target, identity)
+    generated = self._draw(state, face, batch, index / _FPS)[..., ::-1] * 255
+    generated = generated.reshape(clips, length, *generated.shape[1:])
+    pasted = video_features.paste_faces(frames.astype(jnp.float32), generated, boxes)
+    pasted = pasted.round().astype(jnp.uint8)
+    videos = jnp.concatenate([frames, pasted], axis=3)
+    # Eight frames from the middle of the clip, where people speak, 80 ms apart.
+    shown = batch['num_frames'][:, None] // 2 + 2 * jnp.arange(-4, 4)
+    shown = jnp.clip(shown, 0, batch['num_frames'][:, None] - 1)[..., None, None, None]
+
+    def strip(video):  # (B, T, H, W, 3) -> (B, H, 8 W, 3)
+      picked = jnp.take_along_axis(video, shown, axis=1).swapaxes(1, 2)
+      return picked.reshape(clips, picked.shape[1], -1, 3)
+
+    return {'strips': jnp.concatenate([strip(frames), strip(pasted)], axis=1), 'videos': videos}
+
+  def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
+    """Redraws face crops to speech.
+
+    Args:
+      state: trained.
+      inputs: `faces` and `identity`, (N, S, S, 3) uint8 RGB crops; `wav` (L,) int16, a stretch of
+        speech at 16 kHz with `num_samples` () valid samples; `times` (N,) float32, seconds from the
+        stretch's start to each frame.
+
+    Returns:
+      (N, S, S, 3) uint8 RGB faces.
+    """
+    target, identity = (inputs[name][..., ::-1] / 255 for name in ('faces', 'identity'))
+    batch = {'wav': inputs['wav'][None], 'num_samples': inputs['num_samples'][None]}
+    face = _pose_and_identity(target, identity)
+    drawn = self._draw(state, face, batch, inputs['times'][None])
+    return (drawn[..., ::-1] * 255).round().astype(jnp.uint8)
+
+  def _draw(self, state, face, batch, times):
+    """(N, S, S, 3) BGR faces in [0, 1] as a trained generator draws them."""
+    variables = self._variables(state)
+    rows = -(-batch['wav'].shape[1] // audio_features.SAMPLES_PER_ROW)
+    embedding, _ = self._embed(
+      variables, batch['wav'], batch['num_samples'], times, rows, train=False
+    )
+    return self.generator.apply(variables, face, embedding, train=False, method='render')
+
+
+def _pose_and_identity(target, identity):
+  """(N, S, S, 6): the target with its lower half blackened, then the identity reference."""
+  half = target.shape[1] // 2
+  return jnp.concatenate([target.at[:, half:].set(0), identity], axis=-1)
+
+
+def _distances(image, target):
+  """(N,) numbers per face."""
+  size = target.shape[1]
+  error = jnp.abs(image - target)
+  mouth = error[:, size // 2 :, size // 4 : size - size // 4]
+  mean_square = jnp.square(error).mean((1, 2, 3))
+  return {
+    'l1': error.mean((1, 2, 3)),
+    'mouth_l1': mouth.mean((1, 2, 3)),
+    # 100 dB for identical pictures, as in the official evaluation.
+    'psnr': jnp.where(mean_square == 0, 100.0, -10 * jnp.log10(mean_square)),
+  }
+
+
+def _mean_per_clip(values, mask, clips):
+  """(N,) to (B,), over the windows that count."""
+  values, mask = values.reshape(clips, -1), mask.reshape(clips, -1)
+  return (values * mask).sum(1) / mask.sum(1)
+
+
+def _like(array, value):
+  """A new scalar where the old one lives."""
+  return jax.device_put(jnp.asarray(value, array.dtype), array.sharding)

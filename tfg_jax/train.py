@@ -1,0 +1,180 @@
+"""The one loop that every system shares. The order of its lines is its documentation."""
+
+import pathlib
+import signal
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from tfg_jax import checkpoints
+from tfg_jax import configuration
+from tfg_jax import errors
+from tfg_jax import evaluate
+from tfg_jax import partition
+from tfg_jax import reporting
+from tfg_jax import systems
+from tfg_jax import trained
+from tfg_jax.data import pipeline
+from tfg_jax.data import records
+from tfg_jax.systems import base
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> bool:
+  """Trains from scratch, or goes on where the workdir's last checkpoint stands.
+
+  Args:
+    config: see `tfg_jax/configuration.py`; `data.root` must name a record set.
+    workdir: where checkpoints, metrics and samples go.
+
+  Returns:
+    True if all steps are done, False if the run was asked to stop (SIGTERM, Ctrl-C); it has saved.
+
+  Raises:
+    ConfigError, DataError, CheckpointError: before the first step, for what cannot work.
+    TrainingError: after too many steps in a row with a non-finite number.
+  """
+  workdir = pathlib.Path(workdir).absolute()
+  run = configuration.resolve(config)
+  devices = partition.build(run.partition, batch_size=run.data.batch_size)
+  source = records.RecordSource(run.data.root, 'train')
+  system = systems.build(run, axis_name=devices.axis_name)
+  batches = pipeline.train_batches(
+    source, sample=system.sample, seed=run.seed, num_workers=run.data.workers, **run.data.per_process
+  )
+  trained.save_config(workdir, config)
+
+  with checkpoints.Checkpoints(workdir, run.checkpoint) as saved, _StopRequest() as stop:
+    state, progress = _start(run, system, devices, saved)
+    start = int(state.step)
+    if progress.data_position is not None:
+      batches.set_state(progress.data_position)
+    _say_plan(run, devices, source, state)
+    evaluation = evaluate.Evaluation(run, system, devices)
+    step_fn = devices.train(skip_non_finite(system.train_step))
+    feed = pipeline.DevicePrefetch(batches, devices.put)
+    report = reporting.Reporter(
+      workdir,
+      num_steps=run.num_steps,
+      batch_size=run.data.batch_size,
+      log_every=run.log_every,
+      start_step=start,
+      pending=progress.pending_metrics,
+      waiting_share=feed.waiting_share,
+    )
+    began = time.monotonic()
+    try:
+      for done in range(start + 1, run.num_steps + 1):
+        state, metrics = step_fn(state, next(feed))
+        report.step(done, metrics)
+        if done == start + 1:
+          jax.block_until_ready(metrics)
+          reporting.say(f'First step after {time.monotonic() - began:.0f} s (compilation included).')
+        if done % run.log_every == 0:
+          _check_finite(state, run)
+
+        score = None
+        if done % run.evaluation.every == 0 or done == run.num_steps:
+          results = evaluation.run(state)
+          report.scalars(done, results.means)
+          evaluation.show_samples(state, report)
+          results.save(workdir)
+          state = system.on_evaluation(state, results.means)
+          score = results.means[system.score]
+        if score is not None or done % run.checkpoint.every == 0 or stop.requested:
+          progress = checkpoints.Progress(feed.get_state(), report.pending())
+          saved.save(state, progress, score=score)
+        if system.finished(state):
+          reporting.say(f'The schedule has ended after step {done}.')
+          break
+        if stop.requested and done < run.num_steps:
+          reporting.say(f'Stopped after step {done}; run the same command to go on.')
+          return False
+    finally:
+      feed.close()
+      report.close()
+  return True
+
+
+def skip_non_finite(train_step):
+  """A step whose losses or gradients are not all finite leaves every network as it was.
+
+  It is counted in the state; data and PRNG go on, so the next step tries other clips.
+  """
+
+  def step(state: base.State, batch: base.Batch):
+    new, metrics = train_step(state, batch)
+    finite = jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(metrics)]))
+    nets = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new.nets, state.nets)
+    new = new.replace(
+      step=state.step + 1,
+      nets=nets,
+      skipped=state.skipped + ~finite,
+      skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+    )
+    return new, metrics
+
+  return step
+
+
+def _start(run, system, devices, saved) -> tuple[base.State, checkpoints.Progress]:
+  """The state of the latest checkpoint, else a fresh one."""
+  key = jax.random.key(run.seed)
+  if saved.latest_step is None:
+    return devices.init(system.init, key), checkpoints.Progress()
+  abstract = checkpoints.abstract_state(system.init, key, devices.whole)
+  state, progress = saved.restore(saved.latest_step, abstract)
+  reporting.say(f'Going on after step {int(state.step)} of {run.num_steps}.')
+  return state, progress
+
+
+def _check_finite(state, run):
+  in_row = int(state.skipped_in_row)
+  if in_row >= run.max_skipped_in_row:
+    step = int(state.step)
+    raise errors.TrainingError(
+      f'the last {in_row} steps ({step - in_row + 1} to {step}) had a loss or gradient that is not '
+      'finite, and were not applied.',
+      hint='lower the learning rate, or look at the clips of these steps; the last checkpoint is whole.',
+    )
+
+
+def _say_plan(run, devices, source, state):
+  count = devices.mesh.size
+  kind = devices.mesh.devices.flat[0].device_kind
+  sizes = {
+    name: sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(net.params))
+    for name, net in state.nets.items()
+  }
+  nets = ', '.join(f'{name} {size / 1e6:.2f} M' for name, size in sizes.items())
+  reporting.say(
+    f'{run.system} on {count} x {kind} ({run.partition}, {run.dtype}): {len(source)} clips, '
+    f'{run.data.batch_size} a step ({run.data.batch_size // count} per device); parameters: {nets}.'
+  )
+
+
+class _StopRequest:
+  """Turns SIGTERM and Ctrl-C into a wish that the loop sees between two steps."""
+
+  def __init__(self):
+    self.requested = False
+
+  def __enter__(self):
+    self._previous = {}
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._previous[number] = signal.signal(number, self._ask)
+    return self
+
+  def __exit__(self, kind, error, trace):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _ask(self, number, frame):
+    if self.requested:  # a second Ctrl-C means now
+      raise KeyboardInterrupt
+    self.requested = True
+    reporting.say(f'{signal.Signals(number).name}: saving after this step.')

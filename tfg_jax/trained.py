@@ -1,0 +1,76 @@
+"""Opens the workdir of a trained run: its config, its system and the state of one checkpoint."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import ml_collections
+
+from tfg_jax import checkpoints
+from tfg_jax import configuration
+from tfg_jax import errors
+from tfg_jax import partition
+from tfg_jax import systems
+from tfg_jax.systems import base
+
+CONFIG_FILE = 'config.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What a run left behind, ready to use on this machine's devices."""
+
+  run: configuration.Run
+  system: base.System
+  state: base.State
+  step: int
+
+
+def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict):
+  """Keeps the config with the run, as JSON."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  (workdir / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + '\n')
+
+
+def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+  """The config that a run was started with.
+
+  Raises:
+    CheckpointError: if the folder is not a workdir.
+  """
+  path = pathlib.Path(workdir) / CONFIG_FILE
+  try:
+    return ml_collections.ConfigDict(json.loads(path.read_text()))
+  except FileNotFoundError as error:
+    raise errors.CheckpointError(
+      f'{str(workdir)!r} is not the workdir of a run: it has no {CONFIG_FILE}.',
+      hint='train first: python -m tfg_jax.main --config=configs/demo.py --workdir=DIR',
+    ) from error
+  except json.JSONDecodeError as error:
+    raise errors.CheckpointError(
+      f'{CONFIG_FILE} is not valid JSON: {error}.', where=path, hint='restore the file.'
+    ) from error
+
+
+def load(workdir: str | pathlib.Path, *, step: int | None = None) -> Trained:
+  """Restores a run for use, from the best checkpoint or the given step.
+
+  Raises:
+    CheckpointError: if the workdir has no config or no whole checkpoint.
+  """
+  run = configuration.resolve(read_config(workdir))
+  # One device is enough for use, and any batch size fits it.
+  devices = partition.build('jit', batch_size=run.data.batch_size, devices=jax.devices()[:1])
+  system = systems.build(run, axis_name=None)
+  with checkpoints.Checkpoints(workdir, run.checkpoint, read_only=True) as saved:
+    step = saved.best_step if step is None else step
+    if step is None:
+      raise errors.CheckpointError(
+        'the run has no checkpoint yet.',
+        where=workdir,
+        hint='let it train until its first save (config.checkpoint.every).',
+      )
+    abstract = checkpoints.abstract_state(system.init, jax.random.key(0), devices.whole)
+    state, _ = saved.restore(step, abstract)
+  return Trained(run, system, state, step)
