@@ -242,6 +242,7 @@ def test_inputs_and_outputs_that_cannot_be(tmp_path, capsys, state):
     (tmp_path / 'full', 'the output exists already'),
     (path, 'the output exists already'),
     (tmp_path / 'no' / 'net', 'the folder of the output does not exist'),
+    (tmp_path / ('a' * 300), 'the folder cannot be written: File name too long'),
   ):
     assert message in failure(capsys, *importing(path, output))
   command(*importing(path, tmp_path / 'net'))

@@ -303,6 +303,9 @@ def test_calling_a_name_that_is_only_a_value_is_refused(tmp_path):
     refused(pth_with(tmp_path / 'x.pth', b'\x80\x02c' + name + b'\nK\x05\x85R.'), 'a call of')
 
 
+# A tuple of tuples with 2^100 paths and 100 objects; printing it would never end.
+BUSHY = b'N' + b'q\x00h\x00\x86' * 100
+
 # --- Pickles that cost too much -----------------------------------------------------------------
 
 
@@ -329,6 +332,9 @@ def test_calling_a_name_that_is_only_a_value_is_refused(tmp_path):
     (b'NNb.', 'a state for a NoneType'),
     (b'NNNs.', 'items for a NoneType'),
     (b'NQ.', 'not of a storage'),
+    (BUSHY + b'U\x01a\x93.', 'a name made of tuple and a'),
+    (b'c_codecs\nencode\nU\x01a' + BUSHY + b'\x86R.', 'bytes from a str in tuple'),
+    (b'c' + b'a' * 10_000 + b'\nb\n.', 'a' * 200 + "'"),
     (b'\xff', 'damaged'),
     (b'', 'damaged'),
   ],
@@ -575,6 +581,7 @@ def test_files_of_other_kinds(tmp_path):
   path.write_bytes(b'')
   refused(path, 'neither a PyTorch nor a safetensors file')
   refused(tmp_path, 'no such file')
+  refused(tmp_path / ('a' * 300), 'cannot be read: File name too long')
 
 
 def test_a_file_without_a_dict(tmp_path):
@@ -594,6 +601,7 @@ def test_outputs_that_cannot_be_written(tmp_path):
   for path, message in (
     (tmp_path / 'x.bin', "ends in '.bin'"),
     (tmp_path / 'no' / 'x.pth', 'folder of the output does not exist'),
+    (tmp_path / ('a' * 300 + '.pth'), 'cannot be written: File name too long'),
   ):
     with pytest.raises(ConversionError, match=message):
       files.write(path, arrays)

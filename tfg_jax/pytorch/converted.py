@@ -56,7 +56,7 @@ def save(directory, variables: Mapping, conversion: Conversion, *, tokenizer: by
   """Writes a converted network; the folder appears under its name only when it is complete.
 
   Raises:
-    ConversionError: if there is something under the name already, or no folder to put it in.
+    ConversionError: if there is something under the name already, or it cannot be written.
   """
   directory = pathlib.Path(directory).absolute()
   check_free(directory)
@@ -73,6 +73,10 @@ def save(directory, variables: Mapping, conversion: Conversion, *, tokenizer: by
     if directory.is_dir():
       directory.rmdir()
     partial.rename(directory)
+  except OSError as error:
+    raise ConversionError(
+      f'the folder cannot be written: {error.strerror}', where=directory
+    ) from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
 
@@ -80,11 +84,12 @@ def save(directory, variables: Mapping, conversion: Conversion, *, tokenizer: by
 def check_free(directory):
   """Raises ConversionError unless `directory` can become a new folder."""
   directory = pathlib.Path(directory).absolute()
-  if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+  empty = os.path.isdir(directory) and not os.listdir(directory)
+  if os.path.lexists(directory) and not empty:
     raise ConversionError(
       'the output exists already', where=directory, hint='remove it or choose another folder'
     )
-  if not directory.parent.is_dir():
+  if not os.path.isdir(directory.parent):
     raise ConversionError(
       'the folder of the output does not exist', where=directory.parent, hint='create it'
     )

@@ -5,6 +5,7 @@ Names and shapes come first and numbers only when a tensor is asked for, so a re
 for one tensor and not for the file.
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -41,10 +42,13 @@ def read(path) -> Any:
     ConversionError: if the file is none of these, is damaged, or names code.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise ConversionError('there is no such file', where=path, hint='check the path')
-  with open(path, 'rb') as file:
-    head = file.read(16)
+  try:
+    if not path.is_file():
+      raise ConversionError('there is no such file', where=path, hint='check the path')
+    with open(path, 'rb') as file:
+      head = file.read(16)
+  except OSError as error:
+    raise ConversionError(f'the file cannot be read: {error.strerror}', where=path) from error
   if head.startswith(b'PK\x03\x04'):
     return torch_save.read_zip(path)
   if head[8:9] == b'{':
@@ -109,7 +113,8 @@ def write(path, arrays: Mapping[str, np.ndarray]):
     arrays: numpy arrays by state_dict key, in the order in which PyTorch lists them.
 
   Raises:
-    ConversionError: for another suffix, a missing folder, or a dtype that the format does not have.
+    ConversionError: for another suffix, a path that cannot be written to, or a dtype that the format
+      does not have.
   """
   path = check_output(path)
   partial = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -117,8 +122,11 @@ def write(path, arrays: Mapping[str, np.ndarray]):
     with open(partial, 'xb') as file:
       _WRITERS[path.suffix](file, arrays, where=path)
     os.replace(partial, path)
+  except OSError as error:
+    raise ConversionError(f'the file cannot be written: {error.strerror}', where=path) from error
   finally:
-    partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
 
 
 def check_output(path) -> pathlib.Path:
@@ -130,8 +138,8 @@ def check_output(path) -> pathlib.Path:
       where=path,
       hint=f'choose one of {", ".join(_WRITERS)}',
     )
-  if not path.parent.is_dir():
+  if not os.path.isdir(path.parent):
     raise ConversionError('the folder of the output does not exist', where=path, hint='create it')
-  if path.is_dir():
+  if os.path.isdir(path):
     raise ConversionError('the output is a folder', where=path, hint='name a file')
   return path

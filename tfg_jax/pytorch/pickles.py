@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfg_jax.errors import ConversionError
-from tfg_jax.pytorch.stored import Damaged
+from tfg_jax.pytorch.stored import Damaged, brief
 
 MAX_BYTES = 16 << 20  # the official files have pickles below 1 MB: names, shapes, dictionaries
 MAX_OPCODES = 1_000_000  # AV-HuBERT large with its optimizer state needs about 100 000
@@ -67,7 +67,7 @@ def build_set(charge, values=()):
 def build_bytes(charge, text='', encoding='latin1'):
   """Builds the bytes of `_codecs.encode(text, 'latin1')`, which is how protocol 2 writes them."""
   if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
-    raise Damaged(f'bytes from a {type(text).__name__} in {str(encoding)[:40]}')
+    raise Damaged(f'bytes from a {type(text).__name__} in {brief(encoding)}')
   charge(len(text))
   return text.encode('latin1')
 
@@ -215,7 +215,9 @@ class _Machine:
       self._push(self._find_global(*arg.split(' ', 1)))
     elif name == 'STACK_GLOBAL':
       attribute, module = self._pop(), self._pop()
-      self._push(self._find_global(str(module)[:200], str(attribute)[:200]))
+      if not isinstance(module, str) or not isinstance(attribute, str):
+        raise Damaged(f'a name made of {brief(module)} and {brief(attribute)}')
+      self._push(self._find_global(module, attribute))
     elif name in ('REDUCE', 'NEWOBJ'):
       args = self._pop()
       self._push(self._call(self._pop(), args))

@@ -14,6 +14,7 @@ from tfg_jax.pytorch.stored import (
   Damaged,
   Storage,
   StoredTensor,
+  brief,
   c_strides,
   count,
   raw_bytes,
@@ -90,7 +91,7 @@ def _entry(entry):
     raise Damaged('a tensor needs dtype, shape and data_offsets')
   dtype, shape, offsets = entry['dtype'], entry['shape'], entry['data_offsets']
   if not isinstance(dtype, str) or dtype not in _DTYPE_OF:
-    raise Damaged(f'a tensor of dtype {str(dtype)[:20]}')
+    raise Damaged(f'a tensor of dtype {brief(dtype)}')
   if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
     raise Damaged('a tensor without a shape')
   if not isinstance(offsets, list) or len(offsets) != 2:

@@ -49,10 +49,17 @@ class Damaged(Exception):
   """The file breaks a rule of its format or builds something that no honest writer would."""
 
 
+def brief(value) -> str:
+  """A value of a file for a message; containers by type, since printing one may never end."""
+  if value is None or isinstance(value, str | bytes | int | float):
+    return str(value)[:40]
+  return type(value).__name__
+
+
 def count(value, what):
   """Returns `value` if it is an integer that a size, stride or offset can have."""
   if type(value) is not int or not 0 <= value < 1 << 62:
-    raise Damaged(f'{what} {str(value)[:40]}')
+    raise Damaged(f'{what} {brief(value)}')
   return value
 
 

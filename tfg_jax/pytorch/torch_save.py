@@ -21,6 +21,7 @@ from tfg_jax.pytorch.stored import (
   Damaged,
   Storage,
   StoredTensor,
+  brief,
   c_strides,
   count,
   raw_bytes,
@@ -54,7 +55,7 @@ def _rebuild_tensor_v3(charge, view, start, shape, strides, requires_grad, hooks
   if not isinstance(view, _StorageView) or view.dtype is not None:
     raise Damaged('a tensor without an untyped storage')
   if not isinstance(dtype, Global) or dtype.name not in _DTYPES:
-    raise Damaged(f'a tensor of dtype {getattr(dtype, "name", dtype)}'[:80])
+    raise Damaged(f'a tensor of dtype {getattr(dtype, "name", brief(dtype))}')
   numpy_dtype = _DTYPES[dtype.name]
   items = view.items // numpy_dtype.itemsize
   return StoredTensor.checked(view.storage, numpy_dtype, shape, strides, start, items=items)
@@ -123,7 +124,7 @@ def _find_global(path):
     if name in _RECORDED or module.split('.')[0] in _RECORDED_PACKAGES:
       return Global(name, pickles.build_record(name))
     raise ConversionError(
-      f'the file names {name!r}, which is neither a tensor nor a plain container',
+      f'the file names {name[:200]!r}, which is neither a tensor nor a plain container',
       where=path,
       hint='nothing was executed; if you trust the file, save its state_dict alone with PyTorch',
     )
@@ -313,7 +314,7 @@ def read_stream(path) -> Any:
   version, machine = next_pickle(), next_pickle()
   if version != _STREAM_VERSION or not isinstance(machine, dict):
     raise ConversionError(
-      f'version {str(version)[:40]} of the torch.save stream is not known',
+      f'version {brief(version)} of the torch.save stream is not known',
       where=path,
       hint=f'{_STREAM_VERSION} is; save the file again with PyTorch',
     )
