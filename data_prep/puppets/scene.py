@@ -1,0 +1,149 @@
+"""Frames: a puppet with its head in a pose, before a wall, in some light."""
+
+import dataclasses
+import functools
+
+import cv2
+import numpy as np
+
+from data_prep.puppets import face, features
+from data_prep.puppets.paint import OVERSAMPLING, POINTS, compose, ellipse, mix
+
+
+@dataclasses.dataclass(frozen=True)
+class Pose:
+  """Of a head. `yaw` and `pitch` in [-1, 1] (right, down), about 20 degrees each; `roll` in degrees,
+  clockwise; `x`, `y` in points, right and down."""
+
+  yaw: float = 0.0
+  pitch: float = 0.0
+  roll: float = 0.0
+  x: float = 0.0
+  y: float = 0.0
+
+  def matrix(self, look, depth):
+    """(2, 3) affine from a head's points to the frame's, for parts `depth` points before its axis."""
+    angle = np.radians(self.roll)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    narrower = 1 - 0.05 * self.yaw**2
+    linear = turn @ np.diag([look.size * narrower, look.size * look.length])
+    parallax = depth * np.array([self.yaw, 0.8 * self.pitch])
+    shift = face.CENTRE + (self.x, self.y) - linear @ (face.CENTRE - parallax)
+    return np.concatenate([linear, shift[:, None]], axis=1)
+
+
+# Depth of the layers, points of parallax at full yaw.
+_BACK, _HEAD, _FEATURES, _FRONT = -1.6, 0.0, 3.4, 1.0
+
+
+def paint_frame(look, size, pose, background, *, lids, gaze, brows, mouth):
+  """One frame without light and noise.
+
+  Args:
+    look: identity.Look.
+    size: of the frame, pixels.
+    pose: Pose.
+    background: (2 * size, 2 * size, 3) uint8 RGB, see `paint_background`.
+    lids, gaze, brows, mouth: see features.paint_features.
+
+  Returns:
+    (size, size, 3) uint8 RGB.
+  """
+  scale = size * OVERSAMPLING / POINTS
+  parts = face.still(look, scale)
+  jaw = jaw_opening(mouth)
+  moving = features.paint_features(look, scale, lids=lids, gaze=gaze, brows=brows, mouth=mouth)
+  picture = background
+  body = Pose(x=0.45 * pose.x, y=0.3 * pose.y)
+  for layer, bounds, matrix in (
+    (parts.back, face.CANVAS, pose.matrix(look, _BACK)),
+    (parts.body, face.CANVAS, body.matrix(_plain(look), 0)),
+    (parts.heads[round(jaw * (face.JAW_LEVELS - 1))], face.CANVAS, pose.matrix(look, _HEAD)),
+    (moving, features.BOUNDS, pose.matrix(look, _FEATURES)),
+    (parts.front, face.CANVAS, pose.matrix(look, _FRONT)),
+  ):
+    picture = compose(picture, _warp(layer, bounds, matrix, scale, size * OVERSAMPLING))
+  return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def jaw_opening(mouth):
+  """How far the jaw has dropped, 0 to 1."""
+  return float(np.clip(0.8 * mouth[0] * (1 - mouth[6]), 0, 1))
+
+
+def face_box(look, size, pose, mouth):
+  """The face from hairline to chin as a detector would find it: x1, y1, x2, y2, end-exclusive pixels."""
+  x1, y1, x2, y2 = face.face_extent(look, face.JAW_DROP * jaw_opening(mouth))
+  corners = np.array([(x1, y1, 1), (x2, y1, 1), (x2, y2, 1), (x1, y2, 1)])
+  points = corners @ pose.matrix(look, _HEAD).T * (size / POINTS)
+  # A box around the turned face, not around its turned box: the middles of its sides.
+  middles = (points + np.roll(points, -1, axis=0)) / 2
+  low = np.clip(np.floor(middles.min(axis=0)), 0, size - 1).astype(int)
+  high = np.clip(np.ceil(middles.max(axis=0)), 1, size).astype(int)
+  return np.array([*low, *high], np.int64)
+
+
+@functools.lru_cache(maxsize=64)
+def _plain(look):
+  """The look with the proportions of the average: bodies do not stretch with heads."""
+  return dataclasses.replace(look, size=1.0, length=1.0)
+
+
+def _warp(layer, bounds, matrix, scale, size):
+  """Moves a layer from its bounds to the frame; pixel centres lie at halves."""
+  linear = matrix[:, :2]
+  origin = np.array(bounds[:2], float)
+  half = 0.5 / scale
+  shift = (linear @ (origin + half) + matrix[:, 2]) * scale - 0.5
+  affine = np.concatenate([linear, shift[:, None]], axis=1)
+  return cv2.warpAffine(layer, affine, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def paint_background(rng, size, colours):
+  """A plain wall with something blurred on it, (2 * size, 2 * size, 3) uint8 RGB."""
+  pixels = size * OVERSAMPLING
+  share = np.linspace(0, 1, pixels, dtype=np.float32)[:, None, None]
+  top, bottom = np.array(colours[0], np.float32), np.array(colours[1], np.float32)
+  wall = np.tile(top * (1 - share) + bottom * share, (1, pixels, 1))
+  unit = pixels / POINTS
+  kind = rng.integers(4)
+  accent = mix(colours[1], (255, 255, 255), 0.5)
+  if kind == 1:  # lights out of focus
+    for _ in range(7):
+      centre, radius = rng.uniform(0, POINTS, 2), rng.uniform(4, 11)
+      _blot(wall, ellipse(centre, radius, radius) * unit, accent, rng.uniform(0.25, 0.6))
+  elif kind == 2:  # a window
+    x = rng.choice((4, 62))
+    for column in (0, 16):
+      for row in (0, 22):
+        pane = np.array([(0, 0), (14, 0), (14, 20), (0, 20)]) + (x + column, 8 + row)
+        _blot(wall, pane * unit, accent, 0.6)
+  elif kind == 3:  # stripes
+    for x in np.arange(rng.uniform(0, 12), POINTS, 16):
+      stripe = np.array([(x, 0), (x + 7, 0), (x + 7, POINTS), (x, POINTS)])
+      _blot(wall, stripe * unit, accent, 0.35)
+  return cv2.GaussianBlur(wall, (0, 0), 1.6 * unit).clip(0, 255).astype(np.uint8)
+
+
+def _blot(wall, polygon, colour, opacity):
+  mask = np.zeros(wall.shape[:2], np.uint8)
+  cv2.fillPoly(mask, [np.round(polygon).astype(np.int32)], 255)
+  wall += (mask[..., None] / np.float32(255) * opacity) * (np.array(colour, np.float32) - wall)
+
+
+def light_map(rng, size, *, amount=1.0):
+  """Light from one side with a tint: (size, size, 3) float32 factors around 1."""
+  across = np.linspace(-1, 1, size, dtype=np.float32)
+  x, y = np.meshgrid(across, across)
+  angle = rng.uniform(0, 2 * np.pi)
+  slope = 0.16 * amount * rng.random()
+  level = 1 + amount * rng.uniform(-0.12, 0.1)
+  tint = 1 + 0.04 * amount * rng.standard_normal() * np.array([1, 0.1, -1])
+  field = level + slope * (x * np.cos(angle) + y * np.sin(angle))
+  return (field[..., None] * tint).astype(np.float32)
+
+
+def expose(picture, light, noise):
+  """Applies a light map and adds (size, size, 3) float32 noise; uint8 in, uint8 out."""
+  lit = cv2.multiply(picture, light, dtype=cv2.CV_32F)
+  return cv2.add(lit, noise, dtype=cv2.CV_8U)
