@@ -1,0 +1,126 @@
+"""Face crops, paste-back and the lip reader's view, on the device.
+
+Frames are RGB. Boxes are (x1, y1, x2, y2) in pixels, end-exclusive, one per frame; they may reach
+beyond the frame on the right and below, where they are cut off. Every resize is bilinear with
+half-pixel centres and without antialiasing, written as two small matrices per box: shapes stay
+static and a matrix unit does the work.
+
+Sources: `croppatch` and the hybrid video of Sxjdwang/TalkLip `train.py`; OpenCV's INTER_LINEAR.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+# What the public AV-HuBERT models were trained with.
+LIP_SIZE = 88
+_LIP_MEAN, _LIP_DEVIATION = 0.421, 0.165
+
+
+def _hats(positions, length: int):
+  """(..., n) positions to (..., n, length) weights of bilinear sampling at them."""
+  return jnp.maximum(0, 1 - jnp.abs(positions[..., None] - jnp.arange(length)))
+
+
+def _sides(boxes, height: int, width: int):
+  """Starts and lengths of boxes (..., 4) inside the frame, ((x, w), (y, h)); lengths >= 1."""
+  x1, y1, x2, y2 = jnp.moveaxis(boxes, -1, 0).astype(jnp.float32)
+  x1, y1 = jnp.clip(x1, 0, width - 1), jnp.clip(y1, 0, height - 1)
+  x2, y2 = jnp.minimum(x2, width), jnp.minimum(y2, height)
+  return (x1, jnp.maximum(x2 - x1, 1)), (y1, jnp.maximum(y2 - y1, 1))
+
+
+def crop_faces(frames, boxes, size: int):
+  """Cuts one box out of each frame and scales it, as `cv2.resize` does.
+
+  Args:
+    frames: (..., H, W, C) uint8.
+    boxes: (..., 4).
+    size: S, side of the result in pixels.
+
+  Returns:
+    (..., S, S, C) float32 whole numbers in [0, 255]; OpenCV's fixed-point arithmetic differs by at
+    most 1. No gradient goes to the frames.
+  """
+  height, width = frames.shape[-3:-1]
+
+  def weights(start, length, full):
+    positions = (jnp.arange(size) + 0.5) * (length[..., None] / size) - 0.5
+    return _hats(start[..., None] + jnp.clip(positions, 0, length[..., None] - 1), full)
+
+  (x, w), (y, h) = _sides(boxes, height, width)
+  faces = jnp.einsum(
+    '...yh,...hwc,...xw->...yxc',
+    weights(y, h, height),
+    frames.astype(jnp.float32),
+    weights(x, w, width),
+    precision=lax.Precision.HIGHEST,
+  )
+  return jnp.floor(faces + 0.5)
+
+
+def paste_faces(frames, faces, boxes, index=None, mask=None):
+  """Scales faces to their boxes and writes them over frames; differentiable in both.
+
+  Args:
+    frames: (B, T, H, W, C) float, e.g. 0 to 255.
+    faces: (B, n, S, S, C) on the same scale.
+    boxes: (B, n, 4), where each face goes.
+    index: (B, n) int, the frame that each face goes to, without repeats; None if n = T and every
+      frame gets its own.
+    mask: (B, n) bool, False for faces that are not pasted; None for all.
+
+  Returns:
+    (B, T, H, W, C): the hybrid video, neither rounded nor clipped.
+  """
+  height, width = frames.shape[-3:-1]
+  size = faces.shape[-2]
+
+  def weights(start, length, full):
+    inside = jnp.arange(full) - start[..., None]  # pixels from the side of the box
+    positions = (inside + 0.5) * (size / length[..., None]) - 0.5
+    covered = (inside >= 0) & (inside < length[..., None])
+    return _hats(jnp.clip(positions, 0, size - 1), size), covered
+
+  (x, w), (y, h) = _sides(boxes, height, width)
+  rows, in_rows = weights(y, h, height)
+  columns, in_columns = weights(x, w, width)
+  scaled = jnp.einsum(
+    '...hy,...yxc,...wx->...hwc', rows, faces, columns, precision=lax.Precision.HIGHEST
+  )
+  covered = in_rows[..., :, None] & in_columns[..., None, :]
+  if mask is not None:
+    covered &= mask[..., None, None]
+  if index is None:
+    return jnp.where(covered[..., None], scaled, frames)
+  chosen = jnp.take_along_axis(frames, index[..., None, None, None], axis=1)
+  hybrid = jnp.where(covered[..., None], scaled, chosen)
+  if mask is not None:
+    index = jnp.where(mask, index, frames.shape[1])  # out of range: not written
+  clips = jnp.arange(len(frames))[:, None]
+  return jnp.asarray(frames).at[clips, index].set(hybrid, mode='drop')
+
+
+def lip_roi(frames, num_frames, size: int = LIP_SIZE):
+  """What the lip reader sees: the gray centre of the whole frame, normalised.
+
+  Args:
+    frames: (B, T, H, W, 3) RGB, 0 to 255.
+    num_frames: (B,) int; later frames become zero, after normalisation.
+    size: side of the centre crop.
+
+  Returns:
+    (B, T, size, size, 1) float32, (gray / 255 - 0.421) / 0.165; differentiable.
+
+  Raises:
+    ValueError: if the frames are smaller than the crop.
+  """
+  height, width = frames.shape[2:4]
+  if min(height, width) < size:
+    raise ValueError(f'the lip crop is {size} px, the frames are {height}x{width}')
+  top, left = (height - size) // 2, (width - size) // 2
+  centre = frames[:, :, top : top + size, left : left + size].astype(jnp.float32)
+  # Elementwise rather than a product with a vector: exact on every backend, and no slower.
+  gray = 0.299 * centre[..., 0] + 0.587 * centre[..., 1] + 0.114 * centre[..., 2]
+  normal = (gray / 255 - _LIP_MEAN) / _LIP_DEVIATION
+  valid = jnp.arange(frames.shape[1]) < num_frames[:, None]
+  return jnp.where(valid[..., None, None], normal, 0)[..., None]
