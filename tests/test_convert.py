@@ -178,10 +178,11 @@ def test_fairseq_extras():
     'model': {'w2v_args': {'model': {'dropout': 0.1}}, 'layers': 12},
     'criterion': {'label_smoothing': 0.1},
   }
-  # TalkLip's task_state.pt is the task state alone; old fairseq kept `args`.
+  # TalkLip's task_state.pt is the task state alone.
   assert fairseq.extras(fairseq_tree()['task_state']).symbols == ['<s>', 'a']
-  arguments = Record('argparse.Namespace', state={'model': {'width': 3, 'x': float('nan')}})
-  assert fairseq.extras({'args': arguments}).config == {'model': {'width': 3, 'x': None}}
+  arguments = Record('argparse.Namespace', state={'width': 3, 'x': float('nan'), 'l': (1, True)})
+  config = fairseq.extras({'cfg': {'model': arguments}}).config
+  assert config == {'model': {'width': 3, 'x': None, 'l': [1, True]}}
 
 
 def test_fairseq_extras_of_hostile_trees():

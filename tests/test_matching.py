@@ -106,6 +106,12 @@ def test_another_size_is_noted_and_gives_its_shapes():
   assert (shapes['kernel'].shape, shapes['bias'].shape) == ((10, 6), (6,))
 
 
+def test_another_size_beside_another_network():
+  """As SF2F's checkpoints: an official generator, a discriminator for the identities at hand."""
+  small = {'Linearaudio.weight': stand_in([6, 10]), 'Linearaudio.bias': stand_in([6])}
+  assert find('talklip_sync', {'model_state': state(), 'head': small}).inside == 'head'
+
+
 def test_sizes_that_contradict_each_other():
   tree = {'Linearaudio.weight': stand_in([6, 10]), 'Linearaudio.bias': stand_in([7])}
   assert 'Linearaudio.bias has shape (7,); its weight has 6 outputs' in message(

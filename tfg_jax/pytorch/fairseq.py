@@ -41,7 +41,7 @@ def extras(tree) -> Extras:
   processor = _attribute(task.get('s2s_tokenizer'), 'sp')
   model = processor.state if isinstance(processor, Record) else None
   budget = iter(range(_MAX_VALUES))
-  config = _plain(tree.get('cfg') or tree.get('args'), budget)
+  config = _plain(tree.get('cfg'), budget)
   sections = config if isinstance(config, dict) else {}
   return Extras(
     symbols if _is_list_of_text(symbols) else [],

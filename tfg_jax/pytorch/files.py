@@ -113,8 +113,8 @@ def write(path, arrays: Mapping[str, np.ndarray]):
     arrays: numpy arrays by state_dict key, in the order in which PyTorch lists them.
 
   Raises:
-    ConversionError: for another suffix, a path that cannot be written to, or a dtype that the format
-      does not have.
+    ConversionError: for another suffix, a path that cannot be written to, or a dtype that the
+      format does not have.
   """
   path = check_output(path)
   partial = path.with_name(f'.{path.name}.{os.getpid()}')

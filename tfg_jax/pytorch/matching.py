@@ -156,16 +156,15 @@ def find(
   if not chosen and not places[0].missing:
     # A part of a network without a prefix of its own, e.g. Wav2Lip's audio encoder.
     place = places[0]
-    whole = next(
-      (name for name in _guess({place.prefix: place.present}) if _is_whole(name, place)), None
-    )
+    guesses = _guess({'': place.present})
+    whole = next((name for name in guesses if _is_whole(name, place)), None)
     if whole:
       place.present = {key: place.present[key] for key in place.present if key in expected}
       chosen = [place]
   if not chosen:
     raise _mismatch(network, places[0], dicts, where)
   (place,) = chosen
-  return _match(network, place, expected, dicts, whole, where)
+  return _match(network, place, expected, whole, where)
 
 
 def _places(expected, dicts, inside):
@@ -181,7 +180,7 @@ def _places(expected, dicts, inside):
   return [_Place.compare(prefix, dicts, expected) for prefix, _ in matches.most_common(_MAX_PLACES)]
 
 
-def _match(network, place, expected, dicts, whole, where):
+def _match(network, place, expected, whole, where):
   """Checks sizes and dtypes of the chosen place and writes the notes."""
   notes, like = [], None
   if whole:
@@ -192,7 +191,8 @@ def _match(network, place, expected, dicts, whole, where):
   if lacking:
     notes.append(f'{_listed(lacking)} {_are(lacking)} not in the file; zeros take the place.')
   if place.resized:
-    same = [name for name in _guess(dicts) if _is_exact(name, dicts)]
+    alone = {'': place.present}
+    same = [name for name in _guess(alone) if _is_exact(name, alone)]
     if same:
       raise ConversionError(
         f'the tensors have the keys of {network} but exactly the sizes of {" or ".join(same)}',

@@ -103,7 +103,7 @@ _RECORDED_PACKAGES = frozenset(
   {'argparse', 'avhubert', 'fairseq', 'omegaconf', 'sentencepiece', 'typing'}
 )
 _RECORDED = frozenset(
-  {'numpy.dtype', 'numpy.ndarray', 'torch.device'}
+  {'_operator.getitem', 'numpy.dtype', 'numpy.ndarray', 'torch.device'}  # getitem: `Optional[int]`
   | {
     f'numpy.{core}.multiarray.{name}'
     for core in ('core', '_core')
