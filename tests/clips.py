@@ -15,7 +15,7 @@ def frame(index: int, width: int = 64, height: int = 48) -> np.ndarray:
   column = width // BITS
   for bit in range(BITS):
     value = 255 if index >> bit & 1 else 0
-    picture[: height // 3, bit * column : (bit + 1) * column] = value
+    picture[: height // 8, bit * column : (bit + 1) * column] = value
   return picture
 
 
@@ -23,7 +23,9 @@ def number(picture: np.ndarray) -> int:
   """Reads the number of a `frame` back, also after compression."""
   height, width = picture.shape[:2]
   column = width // BITS
-  middle = picture[height // 12 : height // 4, column // 2 : BITS * column : column, 1].mean(axis=0)
+  middle = picture[height // 24 : height // 10, column // 2 : BITS * column : column, 1].mean(
+    axis=0
+  )
   return sum(1 << bit for bit in range(BITS) if middle[bit] > 128)
 
 
