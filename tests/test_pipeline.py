@@ -1,15 +1,16 @@
 import concurrent.futures
 import fractions
 import itertools
+import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 
 import cv2
 import grain
 import numpy as np
 import pytest
+from absl import flags
 
 from tfg_jax.data import pipeline, records, windows
 from tfg_jax.errors import CheckpointError, DataError
@@ -263,18 +264,21 @@ def test_a_restored_position_gives_the_same_batches(source, position):
     assert resumed.get_state()['batches'] == position + 3
 
 
-def test_worker_processes_give_the_same_batches_and_resume(source):
+def test_worker_processes_continue_where_threads_stopped_and_back(source):
   straight = take(train(source), 7)
-  with train(source, num_workers=2, num_threads=1) as batches:
-    assert_same(list(itertools.islice(batches, 3)), straight[:3])
-    state = batches.get_state()
-    batches.set_state(state)
-    assert_same(list(itertools.islice(batches, 4)), straight[3:])
-    processes = batches._iterator
-    assert processes is not None
-  with train(source) as threads:  # resuming with another number of workers
+  with train(source) as threads:
+    assert_same(list(itertools.islice(threads, 2)), straight[:2])
+    state = threads.get_state()
+  flags.FLAGS.unparse_flags()  # as in a notebook; Grain reads its flags when workers start
+  with train(source, num_workers=2, num_threads=1) as workers:
+    workers.set_state(state)
+    assert_same(list(itertools.islice(workers, 3)), straight[2:5])
+    state = workers.get_state()
+    assert len(multiprocessing.active_children()) == 2
+  assert not multiprocessing.active_children()
+  with train(source) as threads:
     threads.set_state(state)
-    assert_same(list(itertools.islice(threads, 4)), straight[3:])
+    assert_same(list(itertools.islice(threads, 2)), straight[5:])
 
 
 def test_a_resume_may_change_the_number_of_processes(source):
@@ -289,8 +293,6 @@ def test_a_resume_may_change_the_number_of_processes(source):
 
 
 def test_the_state_is_json_and_says_what_it_belongs_to(source):
-  import json
-
   with train(source) as batches:
     state = batches.get_state()
   assert json.loads(json.dumps(state)) == state
@@ -343,25 +345,6 @@ def test_closing_ends_the_threads(source):
   for thread in started:
     thread.join(10)
     assert not thread.is_alive()
-
-
-def test_notebooks_can_use_worker_processes(source):
-  """Nobody has parsed absl's flags in a notebook, and Grain reads them."""
-  code = f"""
-import tests.test_pipeline as t
-if __name__ == '__main__':
-  source = t.records.RecordSource({source.directory!r}, 'train')
-  with t.train(source, num_workers=1) as batches:
-    print(next(batches)['frames'].shape)
-"""
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    cwd=os.path.dirname(os.path.dirname(__file__)),
-  )
-  assert done.stdout == f'(2, 6, {HEIGHT}, {WIDTH}, 3)\n', done.stderr
-  assert 'leaked' not in done.stderr
 
 
 # Damage
@@ -587,21 +570,19 @@ def test_the_share_of_waiting_is_measured(monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_number_of_batches(source):
-  with open('/proc/self/statm') as file:
-    file.read()
-
   def resident():
     with open('/proc/self/statm') as file:
       return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
-  with pipeline.DevicePrefetch(train(source, batch_size=8), lambda batch: batch) as batches:
+  # Much padding: a batch is 1.4 MB, and quickly made.
+  with pipeline.DevicePrefetch(train(source, max_frames=600), lambda batch: batch) as batches:
     for _ in range(20):
       batch = next(batches)
     size = sum(value.nbytes for value in batch.values())
     before = resident()
-    for _ in range(150):
+    for _ in range(100):
       next(batches)
-    assert resident() - before < 40 * size
+    assert resident() - before < 30 * size
 
 
 def test_grain_datasets_are_not_wound_forward_to_resume(source, monkeypatch):

@@ -8,7 +8,9 @@ import re
 import struct
 import time
 
+import cv2
 import google_crc32c
+import grain
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -149,8 +151,6 @@ def test_frames_keep_their_colours():
   images = np.zeros((1, 16, 16, 3), np.uint8)
   images[..., 0] = 200  # red
   (file,) = records.encode_jpegs(images)
-  import cv2
-
   decoded = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
   np.testing.assert_allclose(decoded[0, 0], [0, 0, 200], atol=3)  # BGR
 
@@ -663,8 +663,6 @@ def clip_shard(directory):
 
 
 def test_grain_reads_the_same_records(tmp_path):
-  import grain
-
   path, clips = clip_shard(tmp_path)
   found = list(grain.experimental.TFRecordIterDataset(path))
   assert found == [records.encode_clip(clip) for clip in clips]
@@ -708,3 +706,38 @@ def test_tensorflows_own_examples_are_read(tmp_path):
   records.finish_dataset(tmp_path, INFO)
   source = records.RecordSource(tmp_path, 'train')  # scanned: TensorFlow writes no index
   assert records.encode_clip(records.decode_clip(source[0])) == encoded
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of TensorFlow Datasets about itself
+def test_tensorflow_datasets_reads_the_same_clips(tmp_path):
+  pytest.importorskip('tensorflow')
+  import tensorflow_datasets as tfds
+
+  path, clips = clip_shard(tmp_path)
+  names = tfds.core.ShardedFileTemplate(
+    data_dir=tmp_path,
+    template='{DATASET}-{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}',
+    dataset_name='puppet',
+    split='train',
+    filetype_suffix='tfrecord',
+  )
+  split = tfds.core.SplitInfo(
+    name='train', shard_lengths=[3], num_bytes=os.path.getsize(path), filename_template=names
+  )
+  features = tfds.features.FeaturesDict(
+    {
+      'clip_id': tfds.features.Text(),
+      'frames': tfds.features.Sequence(tfds.features.Image(shape=(8, 12, 3))),
+      'boxes': tfds.features.Sequence(np.int64),
+      'pitch': tfds.features.Sequence(np.float32),
+    }
+  )
+  tfds.folder_dataset.write_metadata(
+    data_dir=tmp_path, features=features, split_infos=[split], filename_template=names
+  )
+  dataset = tfds.builder_from_directory(tmp_path).as_dataset('train')
+  for got, want in zip(tfds.as_numpy(dataset), clips, strict=True):
+    assert got['clip_id'] == want.clip_id.encode()
+    assert got['frames'].shape == (len(want.frames), 8, 12, 3)
+    np.testing.assert_array_equal(got['boxes'].reshape(-1, 4), want.boxes)
+    np.testing.assert_array_equal(got['pitch'], [0.5, 1.5])

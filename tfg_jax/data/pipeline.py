@@ -73,7 +73,7 @@ def train_batches(
   Raises:
     DataError: if the frame size is not the corpus's. Damaged records raise it in `next`.
   """
-  load = _ClipLoader(source, sample, max_frames, height, width)
+  load = _ClipLoader(source, sample, max_frames, height, width, len(source))
   stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(load.train)
   description = {'source': repr(source), 'seed': seed, 'global_batch': batch_size * process_count}
   batches = stream[process_index::process_count].batch(batch_size, drop_remainder=True)
@@ -90,6 +90,7 @@ def eval_batches(
   max_frames,
   height,
   width,
+  max_clips=0,
   num_workers=0,
   num_threads=4,
   process_index=0,
@@ -100,10 +101,12 @@ def eval_batches(
   Takes what `train_batches` takes, except that of longer clips the first `max_frames` frames are
   used and that `sample` gets a generator seeded by the clip's number: every pass gives the same
   batches. The last ones are filled up with repeats of the last clip, which `example_mask` marks.
+  With `max_clips`, only that many clips from the start are used.
   """
-  load = _ClipLoader(source, sample, max_frames, height, width)
+  clips = min(len(source), max_clips or len(source))
+  load = _ClipLoader(source, sample, max_frames, height, width, clips)
   global_batch = batch_size * process_count
-  slots = math.ceil(len(source) / global_batch) * global_batch
+  slots = math.ceil(clips / global_batch) * global_batch
   batches = (
     grain.MapDataset.range(slots)[process_index::process_count]
     .map(load.evaluate)
@@ -206,6 +209,7 @@ class _ClipLoader:
   max_frames: int
   height: int
   width: int
+  clips: int  # of the source that are used, from the first
 
   def __post_init__(self):
     info = self.source.info
@@ -224,10 +228,10 @@ class _ClipLoader:
     return self._arrays(number, clip, start, rng)
 
   def evaluate(self, slot):
-    number = min(slot, len(self.source) - 1)
+    number = min(slot, self.clips - 1)
     rng = np.random.default_rng(number)
     arrays = self._arrays(number, self._read(number), 0, rng)
-    return {**arrays, 'example_mask': np.bool_(slot < len(self.source))}
+    return {**arrays, 'example_mask': np.bool_(slot < self.clips)}
 
   def _read(self, number):
     where = self.source.locate(number)

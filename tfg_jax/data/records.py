@@ -32,6 +32,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import cv2
 import google_crc32c
 import numpy as np
 from absl import logging
@@ -133,8 +134,6 @@ class Clip:
 
 def encode_jpegs(images, *, quality=95):
   """Encodes (T, H, W, 3) uint8 RGB pictures as T JPEG files (list of bytes)."""
-  import cv2  # deferred: reading records needs no OpenCV
-
   settings = (cv2.IMWRITE_JPEG_QUALITY, quality)
   return [
     cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
