@@ -59,6 +59,7 @@ def test_gradient_reaches_the_generated_faces():
   arrays = golden('lip_roi')
   frames, faces, boxes, picked = batch(arrays)
 
+  @jax.jit
   @jax.grad
   def gradient(generated):
     hybrid = video.paste_faces(frames, 255 * generated, boxes, picked)

@@ -106,7 +106,7 @@ class FaceUNet(nn.Module):
       x = jnp.concatenate([x, skips.pop()], axis=-1)
 
     x = block('output_block', x, self.head)
-    self.sow('intermediates', 'output_block', x)
+    self.sow('intermediates', 'head', x)
     x = layers.Conv(3, (1, 1), dtype=self.dtype, name='output')(x).astype(jnp.float32)
     self.sow('intermediates', 'pre_sigmoid', x)
     return nn.sigmoid(x)

@@ -48,7 +48,7 @@ class MelEncoder(nn.Module):
         name=f'layer_{position}',
       )
       x = block(x, train=train)
-      self.sow('intermediates', f'layer_{position}', x)
+      self.sow('intermediates', f'out_{position}', x)
       position += 1
       return x
 

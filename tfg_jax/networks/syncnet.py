@@ -45,7 +45,7 @@ class FaceHalfEncoder(nn.Module):
         name=f'layer_{position}',
       )
       x = block(x, train=train)
-      self.sow('intermediates', f'layer_{position}', x)
+      self.sow('intermediates', f'out_{position}', x)
       position += 1
       return x
 
@@ -87,14 +87,14 @@ class SyncStream(nn.Module):
 
   Attributes:
     convolutions: (width, kernel, strides, padding) of each.
-    pools: {index of a convolution: (window, strides, padding) of the max pool after it}.
+    pools: (window, strides, padding) of the max pool after each, None where there is none.
     hidden, features: widths of the dense layers.
     axis_name: mapped axis over which batch statistics are averaged, if any.
     dtype: of the computation; parameters and statistics stay float32.
   """
 
   convolutions: Sequence[tuple]
-  pools: dict[int, tuple]
+  pools: Sequence[tuple | None]
   hidden: int = 512
   features: int = 1024
   axis_name: str | None = None
@@ -109,13 +109,14 @@ class SyncStream(nn.Module):
       return nn.relu(norm(x, train=train))
 
     x = x.astype(self.dtype)
-    for i, (width, kernel, strides, padding) in enumerate(self.convolutions):
+    for i, (convolution, pool) in enumerate(zip(self.convolutions, self.pools, strict=True)):
+      width, kernel, strides, padding = convolution
       x = layers.Conv(width, kernel, strides, padding, dtype=self.dtype, name=f'conv_{i}')(x)
-      self.sow('intermediates', f'conv_{i}', x)
+      self.sow('intermediates', f'convolved_{i}', x)
       x = normed(f'norm_{i}', x)
       self.sow('intermediates', f'relu_{i}', x)
-      if i in self.pools:
-        window, strides, padding = self.pools[i]
+      if pool is not None:
+        window, strides, padding = pool
         x = nn.max_pool(x, (window, window), strides, [(padding, padding)] * 2)
         self.sow('intermediates', f'pool_{i}', x)
     x = x[:, 0, 0]
@@ -132,7 +133,7 @@ def lip_stream(widths=(96, 256, 256, 256, 256, 512), **fields):
     (width, (kernel, kernel), strides, padding)
     for width, (kernel, strides, padding) in zip(widths, kernels, strict=True)
   )
-  pools = {0: (3, (2, 2), 0), 1: (3, (2, 2), 1), 4: (3, (2, 2), 0)}
+  pools = ((3, (2, 2), 0), (3, (2, 2), 1), None, None, (3, (2, 2), 0), None)
   return SyncStream(convolutions, pools, **fields)
 
 
@@ -140,7 +141,7 @@ def speech_stream(widths=(64, 192, 384, 256, 256, 512), **fields):
   """The stream that reads (N, 13, 20, 1) MFCC windows."""
   convolutions = tuple((width, (3, 3), 1, 1) for width in widths[:-1])
   convolutions += ((widths[-1], (5, 4), 1, 0),)
-  pools = {1: (3, (1, 2), 0), 4: (3, (2, 2), 0)}
+  pools = (None, (3, (1, 2), 0), None, None, (3, (2, 2), 0), None)
   return SyncStream(convolutions, pools, **fields)
 
 
