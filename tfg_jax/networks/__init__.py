@@ -7,6 +7,7 @@ it.
 import jax
 
 from tfg_jax.networks.avhubert import LARGE, AVHubertEncoder
+from tfg_jax.networks.avhubert_seq2seq import LARGE_DECODER, AVHubertSeq2Seq, Decoder
 from tfg_jax.networks.discriminator import QualityDiscriminator
 from tfg_jax.networks.mel_encoder import MelEncoder
 from tfg_jax.networks.syncnet import ColorSyncNet, SyncNetV2
@@ -16,7 +17,11 @@ from tfg_jax.networks.wav2lip import Wav2Lip
 # Name of the public network -> its full-size module.
 OFFICIAL = {
   'avhubert_base_encoder': lambda: AVHubertEncoder(prediction_head=True),
+  'avhubert_base_seq2seq': lambda: AVHubertSeq2Seq(AVHubertEncoder(), Decoder()),
   'avhubert_large_encoder': lambda: AVHubertEncoder(**LARGE, prediction_head=True),
+  'avhubert_large_seq2seq': lambda: AVHubertSeq2Seq(
+    AVHubertEncoder(**LARGE), Decoder(**LARGE_DECODER)
+  ),
   'color_syncnet': ColorSyncNet,
   'syncnet_v2': SyncNetV2,
   'talklip_discriminator': QualityDiscriminator,
@@ -33,13 +38,16 @@ def _array(*shape, dtype='float32'):
 
 
 _SPEECH = dict(audio=_array(1, 4, 104), train=False)
+_SPELLED = dict(tokens=_array(1, 3, dtype='int32'), **_SPEECH)
 _FACE_PAIR = _array(1, 96, 96, 6)
 _MEL = _array(1, 80, 16, 1)
 
 # Keyword arguments of `init` for each of them: array shapes, and whatever else the call needs.
 EXAMPLES = {
   'avhubert_base_encoder': _SPEECH,
+  'avhubert_base_seq2seq': _SPELLED,
   'avhubert_large_encoder': _SPEECH,
+  'avhubert_large_seq2seq': _SPELLED,
   'color_syncnet': dict(face=_array(1, 48, 96, 15), mel=_MEL, train=False),
   'syncnet_v2': dict(frames=_array(1, 5, 224, 224, 3), mfcc=_array(1, 13, 20, 1), train=False),
   'talklip_discriminator': dict(face=_array(1, 96, 96, 3)),

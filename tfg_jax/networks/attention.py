@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.nn.initializers import Initializer
 
 from tfg_jax.networks.layers import Dense
 
@@ -38,13 +39,21 @@ class MultiHeadAttention(nn.Module):
   features: int
   heads: int
   dropout: float = 0.0
+  kernel_init: Initializer | None = None  # of queries, keys and values
+  out_init: Initializer | None = None
+  bias_init: Initializer | None = None
   dtype: Any = jnp.float32
 
   def setup(self):
-    self.q_proj = Dense(self.features, dtype=self.dtype)
-    self.k_proj = Dense(self.features, dtype=self.dtype)
-    self.v_proj = Dense(self.features, dtype=self.dtype)
-    self.out_proj = Dense(self.features, dtype=self.dtype)
+    def dense(kernel_init):
+      return Dense(
+        self.features, kernel_init=kernel_init, bias_init=self.bias_init, dtype=self.dtype
+      )
+
+    self.q_proj = dense(self.kernel_init)
+    self.k_proj = dense(self.kernel_init)
+    self.v_proj = dense(self.kernel_init)
+    self.out_proj = dense(self.out_init)
     self.drop = nn.Dropout(self.dropout)
 
   def _split(self, x):

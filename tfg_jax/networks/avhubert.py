@@ -20,6 +20,8 @@ from tfg_jax.networks.lip_frontend import GrayVideoConv, halving_max_pool
 
 LARGE = dict(width=1024, depth=24, mlp_width=4096, heads=16)
 
+_INIT = nn.initializers.normal(0.02)  # of all dense kernels inside the transformer
+
 
 def scale_gradient(x, factor: float):
   """Returns x itself, and multiplies the gradient that comes back through it by `factor`."""
@@ -43,6 +45,7 @@ class ResidualBlock(nn.Module):
         strides,
         size // 2,
         use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
         dtype=self.dtype,
         name=name,
       )
@@ -138,14 +141,25 @@ class EncoderLayer(nn.Module):
     def drop(rate, y):
       return nn.Dropout(rate)(y, deterministic=not train)
 
+    def dense(features, name):
+      zeros = nn.initializers.zeros
+      return Dense(features, kernel_init=_INIT, bias_init=zeros, dtype=self.dtype, name=name)
+
     y = LayerNorm(dtype=self.dtype, name='self_attn_layer_norm')(x)
     attention = MultiHeadAttention(
-      self.features, self.heads, self.attention_dropout, dtype=self.dtype, name='self_attn'
+      self.features,
+      self.heads,
+      self.attention_dropout,
+      kernel_init=_INIT,
+      out_init=_INIT,
+      bias_init=nn.initializers.zeros,
+      dtype=self.dtype,
+      name='self_attn',
     )
     x = x + drop(self.dropout, attention(y, y, bias, train=train))
     y = LayerNorm(dtype=self.dtype, name='final_layer_norm')(x)
-    y = nn.gelu(Dense(self.mlp_width, dtype=self.dtype, name='fc1')(y), approximate=False)
-    y = Dense(self.features, dtype=self.dtype, name='fc2')(drop(self.activation_dropout, y))
+    y = nn.gelu(dense(self.mlp_width, 'fc1')(y), approximate=False)
+    y = dense(self.features, 'fc2')(drop(self.activation_dropout, y))
     return x + drop(self.dropout, y)
 
 

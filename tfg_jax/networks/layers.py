@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.nn.initializers import Initializer
 
 _LAYOUTS = {
   1: ('NWC', 'WIO', 'NWC'),
@@ -43,19 +44,21 @@ def _per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 class Dense(nn.Module):
-  """Affine map of the last axis."""
+  """Affine map of the last axis; `kernel_init` and `bias_init` replace PyTorch's defaults."""
 
   features: int
   use_bias: bool = True
+  kernel_init: Initializer | None = None
+  bias_init: Initializer | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x):  # (..., in) -> (..., features)
     init = uniform_init(x.shape[-1])
-    kernel = self.param('kernel', init, (x.shape[-1], self.features))
+    kernel = self.param('kernel', self.kernel_init or init, (x.shape[-1], self.features))
     y = x.astype(self.dtype) @ kernel.astype(self.dtype)
     if self.use_bias:
-      y += self.param('bias', init, (self.features,)).astype(self.dtype)
+      y += self.param('bias', self.bias_init or init, (self.features,)).astype(self.dtype)
     return y
 
 
@@ -71,6 +74,7 @@ class Conv(nn.Module):
   padding: int | Sequence[int] = 0
   groups: int = 1
   use_bias: bool = True
+  kernel_init: Initializer | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -78,7 +82,7 @@ class Conv(nn.Module):
     window = tuple(self.kernel_size)
     inputs = x.shape[-1] // self.groups
     init = uniform_init(math.prod(window) * inputs)
-    kernel = self.param('kernel', init, (*window, inputs, self.features))
+    kernel = self.param('kernel', self.kernel_init or init, (*window, inputs, self.features))
     y = lax.conv_general_dilated(
       x.astype(self.dtype),
       kernel.astype(self.dtype),

@@ -10,6 +10,7 @@ from tfg_jax.pytorch.rules import (
   CONV_BLOCK,
   CONV_TRANSPOSE_BLOCK,
   DENSE,
+  EMBED,
   KERNEL,
   LAYER_NORM,
   PRELU,
@@ -25,11 +26,9 @@ QUALITY_DISCRIMINATOR = (
   ('binary_pred', 'binary_pred.0', CONV),
 )
 
+_PROJECTIONS = tuple((name, name, DENSE) for name in ('q_proj', 'k_proj', 'v_proj', 'out_proj'))
 _AVHUBERT_LAYER = (
-  ('self_attn/q_proj', 'self_attn.q_proj', DENSE),
-  ('self_attn/k_proj', 'self_attn.k_proj', DENSE),
-  ('self_attn/v_proj', 'self_attn.v_proj', DENSE),
-  ('self_attn/out_proj', 'self_attn.out_proj', DENSE),
+  *under('self_attn', 'self_attn', _PROJECTIONS),
   ('self_attn_layer_norm', 'self_attn_layer_norm', LAYER_NORM),
   ('fc1', 'fc1', DENSE),
   ('fc2', 'fc2', DENSE),
@@ -104,9 +103,24 @@ SYNCNET_V2 = (
   *_sync_stream('speech', 'netcnnaud', 'netfcaud', CONV, CONV),
 )
 
+_AVHUBERT_DECODER_LAYER = (
+  *_AVHUBERT_LAYER,
+  *under('encoder_attn', 'encoder_attn', _PROJECTIONS),
+  ('encoder_attn_layer_norm', 'encoder_attn_layer_norm', LAYER_NORM),
+)
+AVHUBERT_SEQ2SEQ = (
+  *under('encoder', 'encoder.w2v_model', AVHUBERT_ENCODER),
+  ('decoder', 'decoder', raw('position_marker', 'embed_positions._float_tensor')),
+  ('decoder/embed_tokens', 'decoder.embed_tokens', EMBED),
+  *under('decoder/layers_{i}', 'decoder.layers.{i}', _AVHUBERT_DECODER_LAYER),
+  ('decoder/layer_norm', 'decoder.layer_norm', LAYER_NORM),
+)
+
 TABLES = {
   'avhubert_base_encoder': AVHUBERT_ENCODER,
+  'avhubert_base_seq2seq': AVHUBERT_SEQ2SEQ,
   'avhubert_large_encoder': AVHUBERT_ENCODER,
+  'avhubert_large_seq2seq': AVHUBERT_SEQ2SEQ,
   'color_syncnet': COLOR_SYNCNET,
   'syncnet_v2': SYNCNET_V2,
   'talklip_discriminator': QUALITY_DISCRIMINATOR,
