@@ -11,6 +11,7 @@ import difflib
 from typing import Any, get_origin
 
 import jax
+import ml_collections
 
 from tfg_jax import errors
 
@@ -98,13 +99,13 @@ class Run:
     )
 
 
-def resolve(config: Mapping[str, Any]) -> Run:
+def resolve(config: ml_collections.ConfigDict) -> Run:
   """Checks a config and returns it as typed settings.
 
   Raises:
     ConfigError: naming the key, its value and what would work.
   """
-  values = dict(config)
+  values = config.to_dict()
   for name, section in (('data', Data), ('checkpoint', Checkpoint), ('evaluation', Evaluation)):
     values[name] = read_section(section, values.get(name, {}), name)
   return read_section(Run, values, '')

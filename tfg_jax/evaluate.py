@@ -81,7 +81,7 @@ class Evaluation:
       real = batch['example_mask']
       numbers = jax.device_get(self._eval_step(state, self._devices.put(batch)))
       collected.append({name: values[real] for name, values in numbers.items()})
-      clip_ids += [self._source.clip_id(index) for index in batch['clip_index'][real]]
+      clip_ids += [self._clip_id(index) for index in batch['clip_index'][real]]
     numbers = {
       name: np.concatenate([part[name] for part in collected]) for name in collected[0]
     }
@@ -104,6 +104,9 @@ class Evaluation:
       fps=self._run.data.fps,
       rate=self._run.data.sample_rate,
     )
+
+  def _clip_id(self, index):
+    return records.decode_clip(self._source[int(index)]).clip_id
 
   def _batches(self):
     return pipeline.eval_batches(
