@@ -14,7 +14,7 @@ SAMPLES_PER_FRAME = voice.SAMPLE_RATE // FPS
 MODES = ('grammar', 'words', 'sentences')
 
 _SILENCE = 0.16  # seconds at least before and after the speech: the mouth closes in them
-_HASTE = 1.35  # times the voice's own rate that still sounds natural; more only where nothing else fits
+_HASTE = 1.35  # times the voice's own rate; more only where nothing else fits
 _TRIES = 6
 _JITTER = 0.035  # seconds
 _WOBBLE = 0.15
@@ -67,6 +67,11 @@ def puppet(seed, number):
   return identity.make_identity(seed, number)
 
 
+@functools.lru_cache(maxsize=64)
+def _portrait(seed, number, size):
+  return records.encode_jpegs([render_still(puppet(seed, number), size)])[0]
+
+
 def make_clip(settings, number):
   """Clip `number`: depends on the settings and the number, not on other clips.
 
@@ -74,12 +79,16 @@ def make_clip(settings, number):
     records.Clip with these extras (P phonemes, W words, T frames):
       identity: number of the puppet. emotion_strength: 0 to 1. amplitude: of the articulation.
       phonemes: P espeak-ng symbols. phoneme_times: 2P floats, start and end of each in seconds.
-      visemes: P names, those of a diphthong joined by '+'. viseme_times: 2P floats, when the lips make
-        them; differs from phoneme_times by the jitter.
-      word_times: 2W floats. word_frames: first frame of the target and the one after its last; word
-        mode only.
+      visemes: P names, those of a diphthong joined by '+'. viseme_times: 2P floats, when the lips
+        make them; differs from phoneme_times by the jitter.
+      word_times: 2W floats. word_frames: first frame of the target and the one after its last;
+        word mode only.
       mouth: 8T floats, visemes.ARTICULATORS in each frame.
       pose: 5T floats, scene.Pose's fields. lids: T floats, openness of the eyes.
+      mouth_centre: 2T floats, x and y in pixels.
+      traits: 4 floats in [0, 1], what the voice tells of the face: identity.Identity.traits.
+      attributes: names and values of what can be seen, such as b'hair=bob'.
+      portrait: one JPEG, see `render_still`.
 
   Raises:
     DataError: if no text of this mode fits the frames.
@@ -124,6 +133,12 @@ def make_clip(settings, number):
     'mouth': mouth.ravel(),
     'pose': np.array([dataclasses.astuple(pose) for pose in poses]).ravel(),
     'lids': lids,
+    'mouth_centre': np.array(
+      [scene.mouth_centre(person.look, settings.size, pose) for pose in poses]
+    ).ravel(),
+    'traits': np.array(list(person.traits.values())),
+    'attributes': [f'{name}={value}'.encode() for name, value in person.attributes().items()],
+    'portrait': [_portrait(settings.seed, person.number, settings.size)],
   }
   if line.word:
     a, b = words[line.position]
@@ -163,8 +178,10 @@ def render_still(person, size):
 
 
 def _say(settings, person, mood, strength, rng):
-  """Draws a text and says it within the frames: the first of the lines that fits without haste, else
-  the shortest as fast as it must be."""
+  """Draws a text and says it within the frames.
+
+  The roomiest line that fits without haste is said, else the shortest as fast as it must be.
+  """
   available = settings.frames / FPS - 2 * _SILENCE
   sound = identity.voice_in_mood(person.voice, mood, strength)
   words = settings.words or script.WORDS
@@ -252,8 +269,10 @@ def _film(settings, rng, person, mood, strength, mouth, poses, lids, phonemes, t
   size, look = settings.size, person.look
   wall = scene.paint_background(rng, size, identity.background_colours(rng))
   light = scene.light_map(rng, size)
-  grain = float(rng.uniform(0.8, 3.0))
-  gaze_x, gaze_y = (0.5 * np.round(_slow_curve(rng, settings.frames, period=1.3)) for _ in range(2))
+  grain = scene.Grain(rng, size, np.float32(rng.uniform(0.6, 2.2)))
+  gaze_x, gaze_y = (
+    np.clip(0.5 * np.round(_slow_curve(rng, settings.frames, period=1.3)), -1, 1) for _ in range(2)
+  )
   lift = 0.22 * _slow_curve(rng, settings.frames, period=0.7) * _activity(phonemes, times)
   pictures = np.empty((settings.frames, size, size, 3), np.uint8)
   boxes = np.empty((settings.frames, 4), np.int64)
@@ -264,12 +283,11 @@ def _film(settings, rng, person, mood, strength, mouth, poses, lids, phonemes, t
       pose,
       wall,
       lids=float(lids[t]),
-      gaze=(gaze_x[t] - 0.5 * pose.yaw, 0.6 * gaze_y[t]),
+      gaze=(float(gaze_x[t]), float(gaze_y[t])),
       brows=(strength * mood.brow_inner + lift[t], strength * mood.brow_outer + lift[t]),
       mouth=mouth[t],
     )
-    noise = rng.standard_normal(picture.shape, dtype=np.float32) * grain
-    pictures[t] = scene.expose(picture, light, noise)
+    pictures[t] = scene.expose(picture, light, grain.next())
     boxes[t] = scene.face_box(look, size, pose, mouth[t])
   return pictures, boxes
 

@@ -1,18 +1,22 @@
 """The still parts of a puppet: body, head, hair. Painted once for each identity.
 
-A head faces the viewer with its middle at x = 48; the pupils lie at y = 45, the mouth at 66, the chin at
-82 (points, see paint.py).
+A head faces the viewer with its middle at x = 48; the pupils lie at y = 45, the mouth at 66, the
+chin at 82 (points, see paint.py).
 """
 
+import dataclasses
 import functools
+import math
 
 import cv2
 import numpy as np
 
-from data_prep.puppets.paint import Layer, ellipse, mix, smooth
+from data_prep.puppets.paint import Layer, Sprite, ellipse, mix, smooth, soften
 
-MARGIN = 20  # points around the frame, which a swaying head brings into view
-CANVAS = (-MARGIN, -MARGIN, 96 + MARGIN, 96 + MARGIN)
+# Where the parts can be, points; sway brings some of what lies outside the frame into view.
+_BODY = (-14, 60, 110, 118)
+_HEAD = (10, 6, 86, 92)
+_HAIR = (-2, -12, 98, 114)
 CENTRE = np.array([48.0, 50.0])  # about which heads turn
 EYE_Y, EYE_X = 45.0, 11.6  # EYE_X: of a pupil from the middle
 MOUTH_Y = 66.5
@@ -27,28 +31,27 @@ JAW_DROP = 6.0  # points that the chin falls at the widest opening
 _HINGE_Y = 56.0  # below here the face moves with the jaw
 
 
+@dataclasses.dataclass(frozen=True)
 class Still:
-  """The still layers of one look at one resolution, premultiplied RGBA over CANVAS.
+  """The still sprites of one look: hair is behind the head (`back`) and before it (`front`)."""
 
-  Attributes: `body`, `back` (hair behind the head), `heads` (one for each of JAW_LEVELS), `front` (hair
-  before the face), each uint8.
-  """
-
-  def __init__(self, look, pixels_per_point):
-    self.body = _paint_body(look, pixels_per_point)
-    self.back = _paint_back_hair(look, pixels_per_point)
-    head = _paint_head(look, pixels_per_point)
-    self.heads = [
-      _drop_jaw(head, JAW_DROP * level / (JAW_LEVELS - 1), pixels_per_point)
-      for level in range(JAW_LEVELS)
-    ]
-    self.front = _paint_front_hair(look, pixels_per_point)
+  body: Sprite
+  back: Sprite
+  heads: tuple[Sprite, ...]  # one for each of JAW_LEVELS, from closed to wide open
+  front: Sprite
 
 
 @functools.lru_cache(maxsize=64)
-def still(look, pixels_per_point):
-  """`Still` of a look, kept for the next clip of the same identity."""
-  return Still(look, pixels_per_point)
+def still(look, scale):
+  """`Still` of a look at `scale` pixels per point, kept for the next clip of the same identity."""
+  head = _paint_head(look, scale)
+  drops = np.linspace(0, JAW_DROP, JAW_LEVELS)
+  return Still(
+    body=_paint_body(look, scale),
+    back=_paint_back_hair(look, scale),
+    heads=tuple(_drop_jaw(head, drop, scale) for drop in drops),
+    front=_paint_front_hair(look, scale),
+  )
 
 
 def outline(look, *, grow=0.0):
@@ -64,10 +67,11 @@ def outline(look, *, grow=0.0):
   return np.stack([48 + x * width, 46 + np.where(y < 0, y * top, y * bottom)], axis=1)
 
 
-def face_extent(look, jaw_drop):
-  """x1, y1, x2, y2 in points of the face from the hairline to the chin, cheek to cheek."""
-  edge = outline(look)
-  return edge[:, 0].min(), SKULL_Y + 9, edge[:, 0].max(), CHIN_Y + jaw_drop
+@functools.lru_cache(maxsize=64)
+def face_extent(look):
+  """x1, y1, x2, y2 in points of the face with the jaw closed: cheek to cheek, hairline to chin."""
+  x = outline(look)[:, 0]
+  return float(x.min()), SKULL_Y + 9, float(x.max()), CHIN_Y
 
 
 def darker(colour, share):
@@ -81,21 +85,19 @@ def lighter(colour, share):
 
 def _drop_jaw(head, drop, scale):
   """Stretches the face below the hinge so that the chin falls by `drop` points."""
-  rows = np.arange(head.shape[0], dtype=np.float32)
-  y = rows / scale + CANVAS[1]
+  height, width = head.pixels.shape[:2]
+  y = (np.arange(height + math.ceil(drop * scale)) + head.y + 0.5) / scale
   span = CHIN_Y - _HINGE_Y
-  source = np.where(
-    y < _HINGE_Y,
-    y,
-    np.where(y > CHIN_Y + drop, y - drop, _HINGE_Y + (y - _HINGE_Y) * span / (span + drop)),
-  )
-  map_y = np.repeat(((source - CANVAS[1]) * scale)[:, None], head.shape[1], axis=1)
-  map_x = np.tile(np.arange(head.shape[1], dtype=np.float32), (head.shape[0], 1))
-  return cv2.remap(head, map_x, map_y.astype(np.float32), cv2.INTER_LINEAR)
+  stretched = _HINGE_Y + (y - _HINGE_Y) * span / (span + drop)
+  source = np.select([y < _HINGE_Y, y > CHIN_Y + drop], [y, y - drop], stretched)
+  rows = (source * scale - head.y - 0.5).astype(np.float32)
+  map_y = np.repeat(rows[:, None], width, axis=1)
+  map_x = np.tile(np.arange(width, dtype=np.float32), (len(rows), 1))
+  return Sprite(cv2.remap(head.pixels, map_x, map_y, cv2.INTER_LINEAR), head.x, head.y)
 
 
 def _paint_body(look, scale):
-  layer = Layer(CANVAS, scale)
+  layer = Layer(_BODY, scale)
   skin, shirt = look.skin, look.shirt
   neck = 10 + 6 * (look.jaw - 0.8) / 0.3
   shoulders = smooth(
@@ -109,7 +111,7 @@ def _paint_body(look, scale):
   column = [(48 - neck, 66), (48 - neck, 89), (48, 96), (48 + neck, 89), (48 + neck, 66)]
   layer.fill(smooth(column, closed=True), darker(skin, 0.12))
   # What the chin keeps the light from.
-  throat = layer.mask([smooth(column, closed=True)])
+  throat = layer.mask(smooth(column, closed=True))
   layer.fill(
     ellipse((48, 80), neck + 8, 8), darker(skin, 0.65), opacity=0.65, blur=2, inside=throat
   )
@@ -121,7 +123,7 @@ def _paint_body(look, scale):
 
 
 def _paint_head(look, scale):
-  layer = Layer(CANVAS, scale)
+  layer = Layer(_HEAD, scale)
   skin = look.skin
   for side in (-1, 1):
     x = 48 + side * (HALF_WIDTH - 0.4)
@@ -132,15 +134,15 @@ def _paint_head(look, scale):
       darker(skin, 0.4), opacity=0.6, blur=0.6,
     )  # fmt: skip
   edge = outline(look)
-  inside = layer.mask([edge])
+  inside = layer.mask(edge)
   layer.fill(edge, skin)
   # Round: darker towards the rim, most below and on the right.
   for grow, shift, opacity in ((-1.0, (-1.4, -1.6), 0.30), (-4.0, (-1.6, -2.4), 0.22)):
     rim = inside.copy()
-    hole = layer.mask([outline(look, grow=grow) + shift])
-    soft = cv2.GaussianBlur(cv2.bitwise_not(hole), (0, 0), (1.2 - 0.6 * grow) * layer.scale)
+    hole = layer.mask(outline(look, grow=grow) + shift)
+    soft = soften(cv2.bitwise_not(hole), (1.2 - 0.6 * grow) * layer.scale)
     rim = cv2.multiply(rim, soft, scale=1 / 255)
-    layer.fill(_all(), darker(skin, 0.5), opacity=opacity, inside=rim)
+    layer.cover(darker(skin, 0.5), opacity=opacity, inside=rim)
   layer.fill(ellipse((42, 28), 13, 8), lighter(skin, 0.7), opacity=0.34, blur=5, inside=inside)
   # Eye sockets, cheeks, chin.
   blush = 0.18 + 0.28 * np.mean(skin) / 255
@@ -159,11 +161,6 @@ def _paint_head(look, scale):
   _paint_age(layer, look, inside)
   _paint_beard(layer, look, inside)
   return layer.finish()
-
-
-def _all():
-  x1, y1, x2, y2 = CANVAS
-  return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float)
 
 
 def _paint_age(layer, look, inside):
@@ -213,7 +210,7 @@ def _strands(layer, curves, colour, width, *, opacity, inside):
 
 
 def _paint_back_hair(look, scale):
-  layer = Layer(CANVAS, scale)
+  layer = Layer(_HAIR, scale)
   hair, dark = look.hair_colour, darker(look.hair_colour, 0.35)
   style = look.hair
   if style == 'bob':
@@ -266,7 +263,7 @@ def _curls(radius_x, radius_y, start, end):
 
 
 def _paint_front_hair(look, scale):
-  layer = Layer(CANVAS, scale)
+  layer = Layer(_HAIR, scale)
   hair = look.hair_colour
   dark, light = darker(hair, 0.4), lighter(hair, 0.35)
   style = look.hair
@@ -334,17 +331,13 @@ def _paint_front_hair(look, scale):
   arc = ellipse((48, 42), 21, 28, start=208, end=300)
   layer.stroke(arc, light, 3.2, opacity=shine, blur=1.3, inside=inside, taper=True)
   for side in (-1, 1):
-    layer.fill(
-      ellipse((48 + side * 30, 40), 5, 14), dark, opacity=0.5, blur=2.4, inside=inside
-    )
+    layer.fill(ellipse((48 + side * 30, 40), 5, 14), dark, opacity=0.5, blur=2.4, inside=inside)
   if style in ('short', 'parted', 'quiff', 'bun', 'bob', 'long', 'bunches'):
     start = {'parted': (33, 17), 'quiff': (66, 8), 'bun': (48, 10)}.get(style, (48, 12))
     ends = {
       'parted': [(66, 28), (70, 34), (56, 26), (26, 30)],
       'quiff': [(26, 20), (34, 20), (46, 20), (58, 19)],
     }.get(style, [(26, 34), (34, 24), (62, 24), (70, 34)])
-    curves = [
-      [start, ((start[0] + x) / 2, (start[1] + y) / 2 - 3.5), (x, y)] for x, y in ends
-    ]
+    curves = [[start, ((start[0] + x) / 2, (start[1] + y) / 2 - 3.5), (x, y)] for x, y in ends]
     _strands(layer, curves, dark, 1.0, opacity=0.45, inside=inside)
   return layer.finish()

@@ -5,11 +5,13 @@ import functools
 import numpy as np
 
 from data_prep.puppets.face import BROW_Y, EYE_X, EYE_Y, MOUTH_Y, darker, lighter
-from data_prep.puppets.paint import Layer, compose_into, ellipse, mix, smooth
+from data_prep.puppets.paint import Layer, ellipse, mix, smooth, stack
 
-BOUNDS = (12, 24, 84, 96)  # of the features, points
-_UPPER = (12, 24, 84, 62)
-_MOUTH = (26, 55, 70, 95)
+# Where each of them can be, points.
+_EYES = (22, 34, 74, 54)
+_BROWS = (22, 24, 74, 44)
+_NOSE = (16, 34, 80, 64)
+_MOUTH = (26, 56, 70, 94)
 
 HALF_MOUTH = 11.8  # points, at rest
 MOUTH_GAP = 14.0  # points between the lips at `open` 1
@@ -17,58 +19,74 @@ MOUTH_GAP = 14.0  # points between the lips at `open` 1
 _TEETH, _CAVITY, _TONGUE = (252, 250, 244), (64, 14, 24), (222, 92, 100)
 _LINE = (46, 26, 32)
 
+# From the left corner of the mouth to the right one.
+_ALONG = np.linspace(-1, 1, 41)
+_BELL = 1 - _ALONG**2
+_BOW = (
+  1
+  + 0.22 * np.exp(-(((np.abs(_ALONG) - 0.27) / 0.18) ** 2))
+  - 0.2 * np.exp(-((_ALONG / 0.13) ** 2))
+)
 
-def paint_features(look, pixels_per_point, *, lids, gaze, brows, mouth):
+
+def paint_features(look, scale, *, lids, gaze, brows, mouth):
   """Eyes, brows, nose and mouth of one frame.
 
   Args:
     look: identity.Look.
-    pixels_per_point: of the layer.
+    scale: pixels per point.
     lids: openness of the eyes, 0 closed, 1 normal, up to 1.4.
     gaze: (x, y) in [-1, 1], where the eyes look.
-    brows: (inner, outer) in [-1, 1], up is positive.
+    brows: (inner, outer) in about [-1, 1], up is positive.
     mouth: the eight visemes.ARTICULATORS.
 
   Returns:
-    Layer over BOUNDS, (H, W, 4) uint8.
+    paint.Sprite.
   """
   # A few positions of eyes and brows look as good as all of them, and can be kept.
-  layer = _upper_face(
-    look,
-    pixels_per_point,
-    round(float(np.clip(lids, 0, 1.4)) * 8),
-    tuple(round(float(np.clip(g, -1, 1)) * 3) for g in gaze),
-    tuple(round(float(np.clip(b, -1.2, 1.2)) * 8) for b in brows),
-  ).copy()
-  patch = _paint_mouth(look, pixels_per_point, np.asarray(mouth, float))
-  x, y = (round((_MOUTH[i] - BOUNDS[i]) * pixels_per_point) for i in (0, 1))
-  window = layer[y : y + patch.shape[0], x : x + patch.shape[1]]
-  compose_into(window, patch)
-  return layer
+  x, y = gaze
+  inner, outer = brows
+  return stack(
+    [
+      _eyes(look, scale, round(lids * 6), round(x * 2), round(y * 2)),
+      _brows(look, scale, round(inner * 8), round(outer * 8)),
+      _nose(look, scale),
+      _mouth(look, scale, tuple(round(float(value) * 100) for value in mouth)),
+    ]
+  )
 
 
-@functools.lru_cache(maxsize=20_000)
-def _upper_face(look, scale, lids, gaze, brows):
-  """Eyes, brows, nose, moustache and glasses over BOUNDS; the numbers are steps, see the caller."""
-  layer = Layer(_UPPER, scale)
+@functools.lru_cache(maxsize=2048)
+def _eyes(look, scale, lids, gaze_x, gaze_y):
+  layer = Layer(_EYES, scale)
   for side in (-1, 1):
-    _paint_eye(layer, look, side, lids / 8, (gaze[0] / 3, gaze[1] / 3))
-    _paint_brow(layer, look, side, brows[0] / 8, brows[1] / 8)
+    _paint_eye(layer, look, side, lids / 6, (gaze_x / 2, gaze_y / 2))
+  return layer.finish()
+
+
+@functools.lru_cache(maxsize=2048)
+def _brows(look, scale, inner, outer):
+  layer = Layer(_BROWS, scale)
+  for side in (-1, 1):
+    _paint_brow(layer, look, side, inner / 8, outer / 8)
+  return layer.finish()
+
+
+@functools.lru_cache(maxsize=64)
+def _nose(look, scale):
+  """The nose and what hangs on it: moustache and glasses."""
+  layer = Layer(_NOSE, scale)
   _paint_nose(layer, look)
   if look.beard in ('moustache', 'full'):
     _paint_moustache(layer, look)
   if look.glasses:
     _paint_glasses(layer, look)
-  upper = layer.finish()
-  size = round((BOUNDS[2] - BOUNDS[0]) * scale), round((BOUNDS[3] - BOUNDS[1]) * scale)
-  whole = np.zeros((size[1], size[0], 4), np.uint8)
-  whole[: upper.shape[0]] = upper
-  return whole
+  return layer.finish()
 
 
 def _paint_eye(layer, look, side, lids, gaze):
   x, size = 48 + side * EYE_X * look.eye_gap, look.eyes
-  rx, up, down = 5.9 * size, 5.4 * size, 4.0 * size
+  rx, up, down = 5.9 * size, 5.0 * size, 4.0 * size
   u = np.linspace(-1, 1, 25)
   bell = (1 - u**2) ** 0.62
   upper = np.stack([x + rx * u, EYE_Y - bell * (up * lids - 2.2 * (1 - min(lids, 1)))], axis=1)
@@ -83,7 +101,7 @@ def _paint_eye(layer, look, side, lids, gaze):
   crease = np.stack([x + rx * 0.95 * u, EYE_Y - 1.1 - bell * (up * max(lids, 0.7) + 0.9)], axis=1)
   layer.stroke(crease, darker(look.skin, 0.5), 0.8, opacity=0.45, taper=True)
   if lids > 0.12:
-    inside = layer.mask([shape])
+    inside = layer.mask(shape)
     layer.fill(shape, (252, 252, 250))
     pupil = np.array([x + gaze[0] * 1.5 - side * 0.25, EYE_Y - 0.35 + gaze[1] * 1.0])
     r = 3.75 * size
@@ -179,22 +197,19 @@ def mouth_contours(look, mouth):
     its lower edge, upper edge of the lower lip, its lower edge.
   """
   opening, width, rounding, _, _, tuck, press, smile = mouth
-  u = np.linspace(-1, 1, 41)
-  bell = np.maximum(1 - u**2, 0)
   half = HALF_MOUTH * look.mouth
   half *= 1 + 0.27 * width - 0.2 * rounding + 0.12 * max(smile, 0) - 0.05 * abs(min(smile, 0))
   gap = max(opening, 0) * MOUTH_GAP * (1 - 0.92 * press)
   # Corners rise with a smile; the middle sinks a little, so that the mouth stays where it is.
-  bend = -(0.7 + 3.4 * smile) * (np.abs(u) ** 1.8 - 0.3)
+  bend = -(1.4 + 3.2 * smile) * (np.abs(_ALONG) ** 1.8 - 0.3)
   fullness = look.lips * (1 - 0.42 * press) * (1 + 0.35 * rounding - 0.12 * max(width, 0))
-  bow = 1 + 0.22 * np.exp(-(((np.abs(u) - 0.27) / 0.18) ** 2)) - 0.2 * np.exp(-((u / 0.13) ** 2))
-  inner_upper = bend - 0.24 * gap * bell**0.6
-  inner_lower = bend + 0.76 * gap * bell**0.55
-  outer_upper = inner_upper - 3.0 * fullness * bell**0.75 * bow
+  inner_upper = bend - 0.24 * gap * _BELL**0.6
+  inner_lower = bend + 0.76 * gap * _BELL**0.55
+  outer_upper = inner_upper - 3.0 * fullness * _BELL**0.75 * _BOW
   # Tucked in, little of the lower lip remains to be seen.
-  outer_lower = inner_lower + 4.0 * fullness * (1 - 0.5 * tuck) * bell**0.65
-  x = 48 + half * u
-  outer_x = 48 + (half + 0.5 + 0.9 * rounding) * u
+  outer_lower = inner_lower + 4.0 * fullness * (1 - 0.5 * tuck) * _BELL**0.65
+  x = 48 + half * _ALONG
+  outer_x = 48 + (half + 0.5 + 0.9 * rounding) * _ALONG
   return tuple(
     np.stack([across, MOUTH_Y + down], axis=1)
     for across, down in (
@@ -206,14 +221,16 @@ def mouth_contours(look, mouth):
   )
 
 
-def _paint_mouth(look, scale, mouth):
-  opening, width, rounding, teeth, tongue, tuck, press, smile = mouth
+@functools.lru_cache(maxsize=1024)  # most hits are closed mouths in silence
+def _mouth(look, scale, percent):
+  mouth = [value / 100 for value in percent]
+  *_, teeth, tongue, tuck, press, smile = mouth
   outer_upper, inner_upper, inner_lower, outer_lower = mouth_contours(look, mouth)
-  layer = Layer(_MOUTH, scale)
+  layer = Layer(_MOUTH, scale, finer=1)
   skin = look.skin
   # Redder than the skin, and on dark skin lighter too: lips are there to be read.
   red = (178, 36, 58) if np.mean(skin) > 110 else (206, 92, 104)
-  lip = mix(skin, red, 0.58 if look.lashes else 0.42)
+  lip = mix(skin, red, 0.58 if look.lashes else 0.46)
   below = (48.0, outer_lower[20, 1] + 1.6)
   layer.fill(ellipse(below, 6.5, 1.5), darker(skin, 0.5), opacity=0.4, blur=0.9)
 
@@ -222,15 +239,13 @@ def _paint_mouth(look, scale, mouth):
   layer.fill(lower_lip, lip)
   shine = (inner_lower * 0.45 + outer_lower * 0.55)[12:25]
   thickness = outer_lower[20, 1] - inner_lower[20, 1]
-  layer.stroke(
-    shine, lighter(lip, 0.6), 0.36 * thickness, opacity=0.6, blur=0.35, taper=True
-  )
+  layer.stroke(shine, lighter(lip, 0.6), 0.36 * thickness, opacity=0.6, blur=0.35, taper=True)
 
   gap = inner_lower[20, 1] - inner_upper[20, 1]
   if gap > 0.3:
     _paint_inside(layer, inner_upper, inner_lower, gap, teeth, tongue, tuck)
   dark = darker(lip, 0.85)
-  line = np.clip(1.5 - 0.25 * gap, 0.7, 1.5) + 0.35 * press
+  line = max(0.7, 1.5 - 0.25 * gap) + 0.35 * press
   layer.stroke(inner_upper, dark, line, taper=True)
   if gap > 1:
     layer.stroke(inner_lower, darker(lip, 0.5), 0.6, taper=True)
@@ -248,7 +263,7 @@ def _paint_mouth(look, scale, mouth):
 def _paint_inside(layer, upper, lower, gap, teeth, tongue, tuck):
   """Teeth, tongue and darkness between the lips."""
   hole = np.concatenate([upper, lower[::-1]])
-  inside = layer.mask([hole])
+  inside = layer.mask(hole)
   layer.fill(hole, _CAVITY)
   if gap > 0.9:
     # The tongue lies on the floor, or rises behind the teeth, or comes out between them.
@@ -264,8 +279,8 @@ def _paint_inside(layer, upper, lower, gap, teeth, tongue, tuck):
     )  # fmt: skip
   if teeth > 0.08:
     # Both rows when the jaw is nearly closed; the upper one stays in sight when it drops.
-    row = np.clip(0.56 * gap, 0.0, 3.6) * min(1.0, 0.25 + teeth)
-    ends = np.clip(1 - np.abs(np.linspace(-1, 1, 41)) ** 6, 0, 1)[:, None]
+    row = min(0.56 * gap, 3.6) * min(1.0, 0.25 + teeth)
+    ends = 1 - np.abs(_ALONG)[:, None] ** 6
     layer.fill(np.concatenate([upper - (0, 0.5), (upper + ends * (0, row))[::-1]]), _TEETH,
                inside=inside)  # fmt: skip
     low = max(0.0, teeth - 0.55) / 0.45 * min(1.0, 4.0 / max(gap, 0.1))

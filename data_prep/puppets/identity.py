@@ -67,7 +67,7 @@ _PLASTIC = 1.324717957244746  # spreads points evenly in the plane, as the golde
 
 
 def generator(*key):
-  """A numpy random generator that depends on the whole key (integers and names) and nothing else."""
+  """A numpy random generator for a key of integers and names."""
   entropy = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
   return np.random.default_rng(entropy)
 
@@ -107,6 +107,16 @@ class Identity:
   look: Look
   voice: Voice
   traits: dict[str, float]
+
+  def attributes(self):
+    """What a viewer could say of the face in words: name -> word."""
+    age = self.traits['age']
+    return {
+      'hair': self.look.hair,
+      'beard': self.look.beard or 'none',
+      'glasses': self.look.glasses or 'none',
+      'age': 'old' if age > 0.72 else 'young' if age < 0.3 else 'adult',
+    }
 
 
 def make_identity(seed, number):
@@ -154,14 +164,14 @@ def make_identity(seed, number):
     ears=1 + 0.3 * age + 0.1 * rng.standard_normal(),
     hair=style,
     beard=beards[rng.integers(4)] if depth > 0.6 and age > 0.15 else '',
-    glasses=('round', 'square')[rng.integers(2)] if rng.random() < 0.1 + 0.55 * age else '',
+    glasses=('round', 'square')[rng.integers(2)] if rng.random() < 0.05 + 0.45 * age else '',
     wrinkles=max(0.0, (age - 0.55) / 0.45),
     freckles=max(0.0, (breath - 0.55) / 0.45),
     lashes=not low,
     skin=skin,
     hair_colour=hair_colour,
     iris=_IRISES[rng.integers(len(_IRISES))],
-    shirt=shirts[rng.integers(len(shirts))],
+    shirt=shirts[int((start[0] + number * _GOLDEN * 0.7) % 1 * len(shirts))],
   )
   traits = {'depth': depth, 'age': age, 'tract': tract, 'breath': breath}
   return Identity(number, f'puppet{number:03d}', look, voice, traits)

@@ -1,117 +1,174 @@
 """Painting with soft, antialiased shapes on transparent layers.
 
-Positions and widths are in points: a frame is 96 points wide, whatever its size in pixels. Colours are
-RGB in 0 to 255. Layers hold premultiplied RGBA, so that they can be warped without dark fringes.
+Positions and widths are in points: a frame is 96 points wide, whatever its size in pixels. Colours
+are RGB in 0 to 255. Sprites hold premultiplied RGBA, so that they warp without dark fringes.
 """
+
+import dataclasses
+import functools
+import math
 
 import cv2
 import numpy as np
 
 POINTS = 96  # of a frame, across
-OVERSAMPLING = 2  # layers are this much finer than frames
+OVERSAMPLING = 2  # sprites are this much finer than frames
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
-_FINER = 2  # painting is this much finer than layers
+_ONE = 1 << _SHIFT
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sprite:
+  """A painted part: (H, W, 4) uint8 premultiplied RGBA, its upper left corner at pixel (x, y)."""
+
+  pixels: np.ndarray
+  x: int
+  y: int
 
 
 class Layer:
-  """A rectangle of points (x0, y0, x1, y1) to paint on, empty at first."""
+  """A rectangle of points (x0, y0, x1, y1) to paint on, empty at first.
 
-  def __init__(self, bounds, pixels_per_point):
-    self.bounds = bounds
-    self.scale = pixels_per_point * _FINER
-    width, height = bounds[2] - bounds[0], bounds[3] - bounds[1]
-    self._shape = (round(height * self.scale), round(width * self.scale))
+  Args:
+    bounds: of the rectangle; widened to whole pixels.
+    scale: pixels per point of the sprite that comes out.
+    finer: the painting is this much finer than the sprite.
+  """
+
+  def __init__(self, bounds, scale, *, finer=2):
+    low = [math.floor(bound * scale) for bound in bounds[:2]]
+    high = [math.ceil(bound * scale) for bound in bounds[2:]]
+    self._corner, self._finer = low, finer
+    self.scale = scale * finer
+    self._shape = ((high[1] - low[1]) * finer, (high[0] - low[0]) * finer)
     self._paint = np.zeros((*self._shape, 4), np.float32)
+    # From points to OpenCV's fixed-point coordinates, which are those of pixel centres.
+    self._offset = np.array([low[0] * finer + 0.5, low[1] * finer + 0.5]) * _ONE
 
-  def mask(self, polygons):
-    """(H, W) uint8 coverage of closed polygons, each (N, 2) points; for `inside`."""
+  def mask(self, polygon):
+    """(H, W) uint8 coverage of a closed polygon, (N, 2) points; for `inside`."""
     mask = np.zeros(self._shape, np.uint8)
-    cv2.fillPoly(mask, [self._fixed(p) for p in polygons], 255, cv2.LINE_AA, _SHIFT)
+    cv2.fillPoly(mask, [self._fixed(polygon)], 255, cv2.LINE_AA, _SHIFT)
     return mask
+
+  def alpha(self):
+    """(H, W) uint8 coverage of everything painted so far; for `inside`."""
+    return self._paint[..., 3].astype(np.uint8)
 
   def fill(self, points, colour, *, opacity=1.0, blur=0.0, inside=None):
     """Fills a closed polygon. `blur` softens its edge (points); `inside` is a mask that cuts it."""
-    points = np.asarray(points)
-    window = self._window(points, 3 * blur + 1)
+    fixed = self._fixed(points)
+    window = self._window(fixed, 3 * blur)
     if window is None:
       return
-    rows, columns = window
-    mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
-    fixed = self._fixed(points, rows.start, columns.start)
-    cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
+    mask, moved = _blank(window, fixed)
+    cv2.fillPoly(mask, [moved], 255, cv2.LINE_AA, _SHIFT)
     self._blend(mask, window, colour, opacity, blur, inside)
 
   def stroke(
     self, points, colour, width, *, opacity=1.0, blur=0.0, inside=None, closed=False, taper=False
   ):
     """Draws a line with round ends through (N, 2) points; `taper` thins it towards both ends."""
-    points = np.asarray(points)
     if taper:
-      along = np.linspace(-1, 1, len(points))[:, None]
-      half = width / 2 * np.maximum(1 - np.abs(along) ** 2.5, 0.12)
-      direction = np.gradient(points, axis=0)
-      direction /= np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9
-      normal = direction[:, ::-1] * (-1, 1) * half
-      outline = np.concatenate([points + normal, (points - normal)[::-1]])
-      self.fill(outline, colour, opacity=opacity, blur=blur, inside=inside)
+      points = np.asarray(points)
+      direction = np.empty_like(points)
+      direction[1:-1] = points[2:] - points[:-2]
+      direction[0], direction[-1] = points[1] - points[0], points[-1] - points[-2]
+      length = np.hypot(direction[:, 0], direction[:, 1]) + 1e-9
+      half = width / 2 * _thinning(len(points)) / length
+      normal = np.stack([-direction[:, 1] * half, direction[:, 0] * half], axis=1)
+      shape = np.concatenate([points + normal, (points - normal)[::-1]])
+      self.fill(shape, colour, opacity=opacity, blur=blur, inside=inside)
       return
-    window = self._window(points, 3 * blur + width + 1)
+    fixed = self._fixed(points)
+    window = self._window(fixed, 3 * blur + width)
     if window is None:
       return
-    rows, columns = window
-    mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
-    fixed = self._fixed(points, rows.start, columns.start)
+    mask, moved = _blank(window, fixed)
     thickness = max(1, round(width * self.scale))
-    cv2.polylines(mask, [fixed], closed, 255, thickness, cv2.LINE_AA, _SHIFT)
+    cv2.polylines(mask, [moved], closed, 255, thickness, cv2.LINE_AA, _SHIFT)
     self._blend(mask, window, colour, opacity, blur, inside)
 
-  def erase(self, mask):
-    """Makes transparent what the mask covers."""
-    self._paint *= 1 - mask[..., None].astype(np.float32) / 255
+  def cover(self, colour, *, opacity, inside):
+    """Paints wherever the mask is."""
+    window = slice(0, self._shape[0]), slice(0, self._shape[1])
+    self._blend(inside, window, colour, opacity, 0.0, None)
 
   def finish(self):
-    """The layer as (H, W, 4) uint8, premultiplied RGBA."""
-    size = self._shape[1] // _FINER, self._shape[0] // _FINER
-    small = cv2.resize(self._paint, size, interpolation=cv2.INTER_AREA)
-    return np.clip(small + 0.5, 0, 255).astype(np.uint8)
+    """What was painted, cut to where there is something, as a Sprite."""
+    height, width = self._shape[0] // self._finer, self._shape[1] // self._finer
+    paint = self._paint
+    if self._finer > 1:
+      paint = cv2.resize(paint, (width, height), interpolation=cv2.INTER_AREA)
+    pixels = cv2.add(paint, 0.0, dtype=cv2.CV_8U)
+    x, y, width, height = cv2.boundingRect(pixels[..., 3])
+    return Sprite(
+      np.ascontiguousarray(pixels[y : y + height, x : x + width]),
+      self._corner[0] + x,
+      self._corner[1] + y,
+    )
 
-  def alpha(self):
-    """(H, W) uint8 coverage of everything painted so far; for `inside`."""
-    return self._paint[..., 3].astype(np.uint8)
+  def _fixed(self, points):
+    return np.rint(np.asarray(points) * (self.scale * _ONE) - self._offset).astype(np.int32)
 
-  def _fixed(self, points, row=0, column=0):
-    # Half a pixel: OpenCV's coordinates are those of pixel centres.
-    pixels = (np.asarray(points) - self.bounds[:2]) * self.scale - 0.5 - (column, row)
-    return np.round(pixels * (1 << _SHIFT)).astype(np.int32)
-
-  def _window(self, points, margin):
-    """Rows and columns that a shape can touch, None if they lie outside the layer."""
-    low = np.floor((points.min(0) - margin - self.bounds[:2]) * self.scale).astype(int)
-    high = np.ceil((points.max(0) + margin - self.bounds[:2]) * self.scale).astype(int) + 1
-    low, high = np.maximum(low, 0), np.minimum(high, self._shape[::-1])
-    if (low >= high).any():
+  def _window(self, fixed, margin):
+    """Rows and columns that a shape with a margin (points) can touch; None if outside the layer."""
+    x, y, width, height = cv2.boundingRect(fixed)
+    margin = math.ceil(margin * self.scale) + 1
+    top, left = max((y >> _SHIFT) - margin, 0), max((x >> _SHIFT) - margin, 0)
+    bottom = min(((y + height) >> _SHIFT) + margin + 1, self._shape[0])
+    right = min(((x + width) >> _SHIFT) + margin + 1, self._shape[1])
+    if top >= bottom or left >= right:
       return None
-    return slice(low[1], high[1]), slice(low[0], high[0])
+    return slice(top, bottom), slice(left, right)
 
   def _blend(self, mask, window, colour, opacity, blur, inside):
     if blur:
-      mask = cv2.GaussianBlur(mask, (0, 0), blur * self.scale)
-    cover = mask.astype(np.float32)
-    cover *= opacity / 255
+      mask = soften(mask, blur * self.scale)
     if inside is not None:
-      cover *= inside[window].astype(np.float32) / 255
+      mask = cv2.multiply(mask, inside[window], scale=1 / 255)
+    share = np.multiply(mask, np.float32(opacity / 255))
     target = self._paint[window]
-    source = np.array((*colour, 255), np.float32)
-    target += cover[..., None] * (source - target)
+    change = np.array((*colour, 255), np.float32) - target
+    change *= share[..., None]
+    target += change
+
+
+def _blank(window, fixed):
+  """An empty mask of the window, and fixed-point coordinates moved into it."""
+  rows, columns = window
+  mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+  return mask, fixed - np.array([columns.start << _SHIFT, rows.start << _SHIFT], np.int32)
+
+
+def soften(mask, deviation):
+  """Gaussian blur of a mask, `deviation` in pixels; wide ones are done on a smaller picture."""
+  if deviation < 6:
+    return cv2.GaussianBlur(mask, (0, 0), deviation)
+  height, width = mask.shape
+  small = cv2.resize(mask, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA)
+  small = cv2.GaussianBlur(small, (0, 0), deviation / 4)
+  return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+@functools.cache
+def _thinning(count):
+  return np.maximum(1 - np.abs(np.linspace(-1, 1, count)) ** 2.5, 0.12)
+
+
+@functools.cache
+def _arc(start, end, count):
+  t = np.radians(np.linspace(start, end, count))
+  return np.stack([np.cos(t), np.sin(t)], axis=1)
 
 
 def ellipse(centre, radius_x, radius_y, *, angle=0.0, start=0.0, end=360.0, count=48):
   """(count, 2) points of an ellipse or arc; angles in degrees, 0 right, 90 down."""
-  t = np.radians(np.linspace(start, end, count))
-  points = np.stack([radius_x * np.cos(t), radius_y * np.sin(t)], axis=1)
-  a = np.radians(angle)
-  turn = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
-  return points @ turn + centre
+  points = _arc(start, end, count) * (radius_x, radius_y)
+  if angle:
+    a = math.radians(angle)
+    points = points @ np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
+  return points + centre
 
 
 def smooth(points, *, closed=False, per_segment=8):
@@ -130,20 +187,46 @@ def smooth(points, *, closed=False, per_segment=8):
 
 def mix(a, b, share):
   """Colour between a (share 0) and b (share 1)."""
-  return tuple(float(x) for x in np.add(np.multiply(a, 1 - share), np.multiply(b, share)))
+  return tuple(x + share * (y - x) for x, y in zip(a, b, strict=True))
 
 
-def compose(picture, layer):
-  """Puts a premultiplied RGBA layer over an RGB picture of the same size; both uint8."""
-  red, green, blue, alpha = cv2.split(layer)
+def stack(sprites):
+  """Several sprites as one, the first below; each stays where it is."""
+  left, top = min(s.x for s in sprites), min(s.y for s in sprites)
+  right = max(s.x + s.pixels.shape[1] for s in sprites)
+  bottom = max(s.y + s.pixels.shape[0] for s in sprites)
+  pixels = np.zeros((bottom - top, right - left, 4), np.uint8)
+  for s in sprites:
+    height, width = s.pixels.shape[:2]
+    below = pixels[s.y - top : s.y - top + height, s.x - left : s.x - left + width]
+    rest = cv2.bitwise_not(s.pixels[..., 3])
+    rest = cv2.merge([rest, rest, rest, rest])
+    below[:] = cv2.add(cv2.multiply(below, rest, scale=1 / 255), s.pixels)
+  return Sprite(pixels, left, top)
+
+
+def place(picture, sprite, linear, shift):
+  """Puts a sprite into an RGB picture, moved by an affine map; changes the picture.
+
+  Args:
+    picture: (H, W, 3) uint8.
+    sprite: Sprite.
+    linear, shift: (2, 2) and (2,): a point p of the sprite's plane comes to `linear @ p + shift`.
+  """
+  height, width = sprite.pixels.shape[:2]
+  corner = np.array([sprite.x, sprite.y], float)
+  corners = corner + [(0, 0), (width, 0), (0, height), (width, height)]
+  moved = corners @ linear.T + shift
+  left, top = np.maximum(np.floor(moved.min(axis=0)).astype(int) - 1, 0).tolist()
+  right, bottom = (np.ceil(moved.max(axis=0)).astype(int) + 1).tolist()
+  window = picture[top:bottom, left:right]
+  if window.size == 0:
+    return
+  # warpAffine's coordinates are those of pixel centres, at halves.
+  offset = linear @ (corner + 0.5) + shift - 0.5 - (left, top)
+  matrix = np.column_stack([linear, offset])
+  size = window.shape[1], window.shape[0]
+  red, green, blue, alpha = cv2.split(cv2.warpAffine(sprite.pixels, matrix, size))
   rest = cv2.bitwise_not(alpha)
-  picture = cv2.multiply(picture, cv2.merge([rest, rest, rest]), scale=1 / 255)
-  return cv2.add(picture, cv2.merge([red, green, blue]))
-
-
-def compose_into(below, above):
-  """Puts one premultiplied RGBA layer over another of the same size, in place; both uint8."""
-  alpha = above[..., 3]
-  rest = cv2.bitwise_not(alpha)
-  rest = cv2.merge([rest, rest, rest, rest])
-  below[:] = cv2.add(cv2.multiply(below, rest, scale=1 / 255), above)
+  behind = cv2.multiply(window, cv2.merge([rest, rest, rest]), scale=1 / 255)
+  window[:] = cv2.add(behind, cv2.merge([red, green, blue]))

@@ -2,18 +2,25 @@
 
 import dataclasses
 import functools
+import math
 
 import cv2
 import numpy as np
 
 from data_prep.puppets import face, features
-from data_prep.puppets.paint import OVERSAMPLING, POINTS, compose, ellipse, mix
+from data_prep.puppets.face import MOUTH_Y
+from data_prep.puppets.paint import OVERSAMPLING, POINTS, ellipse, mix, place
 
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-  """Of a head. `yaw` and `pitch` in [-1, 1] (right, down), about 20 degrees each; `roll` in degrees,
-  clockwise; `x`, `y` in points, right and down."""
+  """Of a head.
+
+  Attributes:
+    yaw, pitch: -1 to 1, about 20 degrees, to the picture's right and down.
+    roll: degrees, clockwise.
+    x, y: points, right and down.
+  """
 
   yaw: float = 0.0
   pitch: float = 0.0
@@ -21,15 +28,18 @@ class Pose:
   x: float = 0.0
   y: float = 0.0
 
-  def matrix(self, look, depth):
-    """(2, 3) affine from a head's points to the frame's, for parts `depth` points before its axis."""
-    angle = np.radians(self.roll)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    narrower = 1 - 0.05 * self.yaw**2
-    linear = turn @ np.diag([look.size * narrower, look.size * look.length])
-    parallax = depth * np.array([self.yaw, 0.8 * self.pitch])
-    shift = face.CENTRE + (self.x, self.y) - linear @ (face.CENTRE - parallax)
-    return np.concatenate([linear, shift[:, None]], axis=1)
+  def map(self, look, depth):
+    """From a head's points to the frame's, for parts `depth` points before its axis.
+
+    Returns:
+      linear (2, 2) and shift (2,): p comes to `linear @ p + shift`.
+    """
+    cos, sin = math.cos(math.radians(self.roll)), math.sin(math.radians(self.roll))
+    wide = look.size * (1 - 0.05 * self.yaw**2)
+    high = look.size * look.length
+    linear = np.array([[wide * cos, -high * sin], [wide * sin, high * cos]])
+    ahead = depth * np.array([self.yaw, 0.8 * self.pitch])
+    return linear, face.CENTRE + (self.x, self.y) + linear @ (ahead - face.CENTRE)
 
 
 # Depth of the layers, points of parallax at full yaw.
@@ -53,29 +63,36 @@ def paint_frame(look, size, pose, background, *, lids, gaze, brows, mouth):
   parts = face.still(look, scale)
   jaw = jaw_opening(mouth)
   moving = features.paint_features(look, scale, lids=lids, gaze=gaze, brows=brows, mouth=mouth)
-  picture = background
+  picture = background.copy()
   body = Pose(x=0.45 * pose.x, y=0.3 * pose.y)
-  for layer, bounds, matrix in (
-    (parts.back, face.CANVAS, pose.matrix(look, _BACK)),
-    (parts.body, face.CANVAS, body.matrix(_plain(look), 0)),
-    (parts.heads[round(jaw * (face.JAW_LEVELS - 1))], face.CANVAS, pose.matrix(look, _HEAD)),
-    (moving, features.BOUNDS, pose.matrix(look, _FEATURES)),
-    (parts.front, face.CANVAS, pose.matrix(look, _FRONT)),
+  for sprite, (linear, shift) in (
+    (parts.back, pose.map(look, _BACK)),
+    (parts.body, body.map(_average_size(look), 0)),
+    (parts.heads[round(jaw * (face.JAW_LEVELS - 1))], pose.map(look, _HEAD)),
+    (moving, pose.map(look, _FEATURES)),
+    (parts.front, pose.map(look, _FRONT)),
   ):
-    picture = compose(picture, _warp(layer, bounds, matrix, scale, size * OVERSAMPLING))
+    if sprite.pixels.size:
+      place(picture, sprite, linear, shift * scale)
   return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def jaw_opening(mouth):
   """How far the jaw has dropped, 0 to 1."""
-  return float(np.clip(0.8 * mouth[0] * (1 - mouth[6]), 0, 1))
+  return min(max(0.8 * float(mouth[0]) * (1 - float(mouth[6])), 0.0), 1.0)
 
 
 def face_box(look, size, pose, mouth):
-  """The face from hairline to chin as a detector would find it: x1, y1, x2, y2, end-exclusive pixels."""
-  x1, y1, x2, y2 = face.face_extent(look, face.JAW_DROP * jaw_opening(mouth))
-  corners = np.array([(x1, y1, 1), (x2, y1, 1), (x2, y2, 1), (x1, y2, 1)])
-  points = corners @ pose.matrix(look, _HEAD).T * (size / POINTS)
+  """The face from hairline to chin, as a detector would find it.
+
+  Returns:
+    (4,) int64, x1, y1, x2, y2 in pixels, end-exclusive, inside the frame.
+  """
+  x1, y1, x2, y2 = face.face_extent(look)
+  y2 += face.JAW_DROP * jaw_opening(mouth)
+  linear, shift = pose.map(look, _HEAD)
+  corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
+  points = (corners @ linear.T + shift) * (size / POINTS)
   # A box around the turned face, not around its turned box: the middles of its sides.
   middles = (points + np.roll(points, -1, axis=0)) / 2
   low = np.clip(np.floor(middles.min(axis=0)), 0, size - 1).astype(int)
@@ -83,20 +100,16 @@ def face_box(look, size, pose, mouth):
   return np.array([*low, *high], np.int64)
 
 
+def mouth_centre(look, size, pose):
+  """x, y in pixels of the middle of the mouth at rest."""
+  linear, shift = pose.map(look, _FEATURES)
+  return (linear @ (48.0, MOUTH_Y) + shift) * (size / POINTS)
+
+
 @functools.lru_cache(maxsize=64)
-def _plain(look):
+def _average_size(look):
   """The look with the proportions of the average: bodies do not stretch with heads."""
   return dataclasses.replace(look, size=1.0, length=1.0)
-
-
-def _warp(layer, bounds, matrix, scale, size):
-  """Moves a layer from its bounds to the frame; pixel centres lie at halves."""
-  linear = matrix[:, :2]
-  origin = np.array(bounds[:2], float)
-  half = 0.5 / scale
-  shift = (linear @ (origin + half) + matrix[:, 2]) * scale - 0.5
-  affine = np.concatenate([linear, shift[:, None]], axis=1)
-  return cv2.warpAffine(layer, affine, (size, size), flags=cv2.INTER_LINEAR)
 
 
 def paint_background(rng, size, colours):
@@ -141,6 +154,19 @@ def light_map(rng, size, *, amount=1.0):
   tint = 1 + 0.04 * amount * rng.standard_normal() * np.array([1, 0.1, -1])
   field = level + slope * (x * np.cos(angle) + y * np.sin(angle))
   return (field[..., None] * tint).astype(np.float32)
+
+
+class Grain:
+  """Noise of a camera: windows of one larger picture of Gaussian noise, elsewhere in each frame."""
+
+  def __init__(self, rng, size, deviation):
+    self._noise = rng.standard_normal((2 * size, 2 * size, 3), dtype=np.float32) * deviation
+    self._rng, self._size = rng, size
+
+  def next(self):
+    """(size, size, 3) float32."""
+    y, x = self._rng.integers(self._size + 1, size=2)
+    return self._noise[y : y + self._size, x : x + self._size]
 
 
 def expose(picture, light, noise):

@@ -5,7 +5,7 @@ import re
 
 from tfg_jax.errors import DataError
 
-# The GRID corpus' grammar (Cooke et al. 2006): 51 words, w is no letter because it is three syllables.
+# The grammar of the GRID corpus (Cooke et al. 2006): 51 words; no w, which has three syllables.
 GRAMMAR = {
   'command': ('bin', 'lay', 'place', 'set'),
   'colour': ('blue', 'green', 'red', 'white'),
@@ -25,7 +25,7 @@ CARRIERS = (
   ('*',),
 )
 
-# Everyday words that differ on the lips.
+# Everyday words of all kinds of lip shapes.
 WORDS = tuple(
   """
   about above again animal autumn baby balloon banana basket beautiful because before birthday blue
@@ -41,7 +41,7 @@ WORDS = tuple(
   teacher telephone thirteen thursday tiger together tomato tomorrow tuesday twelve umbrella under
   valley very village visit voice water weather wednesday welcome winter wonderful world yellow
   yesterday zebra
-  """.split()
+  """.split()  # noqa: SIM905
 )
 
 _WORD = re.compile(r"[a-z]+('[a-z]+)*")

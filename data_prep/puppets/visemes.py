@@ -1,9 +1,9 @@
 """From phonemes to the movement of a mouth.
 
-A viseme is a target for eight articulators. Targets become curves by a weighted moving average, so a
+A viseme is a target for the articulators. Targets become curves by a weighted moving average, so a
 sound that needs its shape (lips closed for m, lip on teeth for f) prevails over one that does not
-(h, schwa) and each leans towards its neighbours (coarticulation; dominance functions of Cohen and
-Massaro, 1993).
+(h, schwa), and each leans towards its neighbours (coarticulation; after the dominance functions of
+Cohen and Massaro, 1993).
 """
 
 import numpy as np
@@ -89,8 +89,8 @@ def viseme_names(symbol):
 def jitter_times(phonemes, rng, *, amount):
   """Moves the borders between phonemes by about `amount` seconds (standard deviation, at most 2).
 
-  Lips are early for one sound and late for the next. The order stays; the outer borders too, so that
-  speech starts and ends in silence.
+  Lips are early for one sound and late for the next. The order stays; the outer borders too, so
+  that speech starts and ends in silence.
   """
   borders = np.array([start for _, start, _ in phonemes] + [phonemes[-1][2]])
   shift = amount * np.clip(rng.standard_normal(len(borders)), -2, 2)
@@ -108,8 +108,8 @@ def mouth_curve(phonemes, frame_times, *, amplitude=1.0):
   Args:
     phonemes: (symbol, start, end) in seconds; the mouth rests before, after and between them.
     frame_times: (T,) seconds at which the mouth is wanted.
-    amplitude: scalar or function of times, how far the mouth goes: below 1 a mumble. The closures of
-      m, b, p, f and v stay complete, as they do in life.
+    amplitude: scalar or (T,), how far the mouth goes: below 1 a mumble. The closures of m, b, p, f
+      and v stay complete, as they do in life.
 
   Returns:
     (T, 7) float64, the ARTICULATORS without the smile.
@@ -137,6 +137,5 @@ def mouth_curve(phonemes, frame_times, *, amplitude=1.0):
     [np.convolve(weight * column, kernel, 'same') / total for column in target.T], axis=1
   )
   curve = np.stack([np.interp(frame_times, times, column) for column in curve.T], axis=1)
-  size = amplitude(np.asarray(frame_times)) if callable(amplitude) else amplitude
-  curve[:, :5] *= np.broadcast_to(size, (len(curve),))[:, None]
+  curve[:, :5] *= np.broadcast_to(amplitude, (len(curve),))[:, None]
   return curve

@@ -1,8 +1,8 @@
 """Speech with phoneme times, from the espeak-ng synthesiser.
 
-espeak-ng is GPL-3. It is loaded from the package `espeakng-loader`, which only making the corpus needs
-(extra `puppet`); neither its code nor its voices are part of tfg_jax, and the speech that it makes is
-not covered by its licence.
+espeak-ng is GPL-3. It is loaded from the package `espeakng-loader`, which only making the corpus
+needs (extra `puppet`); neither its code nor its voices are part of tfg_jax, and the speech that it
+makes is not covered by its licence.
 """
 
 import _ctypes
@@ -226,20 +226,20 @@ def _phonemes(events, native_rate):
 
 
 def _words(text, events, native_rate, end):
-  """(start, end) of each word of the text; a word without its own event has that of the one before."""
+  """(start, end) of each word; a word without an event of its own has that of the one before."""
   starts = {}
   for kind, text_position, sample, _ in events:
     if kind == _WORD:
       starts.setdefault(text_position - 1, sample / native_rate)
-  words, position, first = [], 0, min(starts, default=0)
+  words, position, first = [], 0, min(starts)
   for word in text.split(' '):
     own = [at for at in starts if position <= at < position + len(word)]
     first = min(own, default=first)
     words.append(first)
     position += len(word) + 1
-  following = sorted(set(words)) + [None]
-  ends = {a: end if b is None else starts[b] for a, b in zip(following, following[1:], strict=False)}
-  return [(starts.get(first, 0.0), ends[first]) for first in words]
+  order = sorted(set(words))
+  ends = dict(zip(order, [starts[after] for after in order[1:]] + [end], strict=True))
+  return [(starts[first], ends[first]) for first in words]
 
 
 def _trim(wave, native_rate, phonemes, words):
