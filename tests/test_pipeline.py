@@ -7,7 +7,6 @@ import os
 import threading
 
 import cv2
-import grain
 import numpy as np
 import pytest
 from absl import flags
@@ -237,6 +236,14 @@ def test_evaluation_is_in_order_and_repeatable(source):
   assert_same(take(evaluate(source), None), first)
 
 
+@pytest.mark.parametrize(('max_clips', 'used'), [(3, 3), (0, CLIPS), (100, CLIPS)])
+def test_evaluation_may_stop_early(source, max_clips, used):
+  batches = take(evaluate(source, max_clips=max_clips), None)
+  seen = np.concatenate([batch['clip_index'][batch['example_mask']] for batch in batches])
+  np.testing.assert_array_equal(seen, np.arange(used))
+  assert len(batches) == -(-used // 2)
+
+
 def test_draws_of_evaluation_belong_to_the_clip(source):
   by_two, by_three = (take(evaluate(source, batch_size=b), None) for b in (2, 3))
   draws = [np.concatenate([b['draw'] for b in part])[:CLIPS] for part in (by_two, by_three)]
@@ -350,10 +357,22 @@ def test_closing_ends_the_threads(source):
 # Damage
 
 
-def test_frames_of_another_size_than_the_config_are_refused(source):
-  with pytest.raises(DataError, match='has frames of 16x24; the config says 96x24') as error:
-    train(source, height=96)
+@pytest.mark.parametrize('make', [train, evaluate])
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'height': 96}, "corpus 'puppet' has height=16; the config says 96"),
+    ({'width': 96}, "corpus 'puppet' has width=24; the config says 96"),
+    ({'fps': 30.0}, "corpus 'puppet' has fps=25.0; the config says 30.0"),
+    ({'sample_rate': 8000}, "corpus 'puppet' has sample_rate=16000; the config says 8000"),
+  ],
+)
+def test_a_corpus_that_does_not_fit_the_config_is_refused(source, make, changes, message):
+  with pytest.raises(DataError, match=message) as error:
+    make(source, **changes)
   assert error.value.where == source.directory
+  (name,) = changes
+  assert error.value.hint.startswith(f'Set {name} of the config to that of the corpus')
 
 
 @pytest.mark.parametrize(
@@ -585,8 +604,7 @@ def test_memory_does_not_grow_with_the_number_of_batches(source):
     assert resident() - before < 30 * size
 
 
-def test_grain_datasets_are_not_wound_forward_to_resume(source, monkeypatch):
-  """A late position costs no reading: only the batches after it are made."""
+def test_a_late_position_is_not_wound_forward_to(source, monkeypatch):
   reads = []
   read = records.RecordSource.__getitem__
   monkeypatch.setattr(
@@ -596,4 +614,3 @@ def test_grain_datasets_are_not_wound_forward_to_resume(source, monkeypatch):
     batches.set_state({**batches.get_state(), 'batches': 10**9})
     next(batches)
   assert len(reads) <= 6
-  assert isinstance(batches._batches, grain.MapDataset)

@@ -20,6 +20,7 @@ takes every process_count-th element of it. So the position is one number, the s
 import collections
 import dataclasses
 import fractions
+import functools
 import math
 import threading
 import time
@@ -47,6 +48,8 @@ def train_batches(
   max_frames,
   height,
   width,
+  fps=None,
+  sample_rate=None,
   num_workers=0,
   num_threads=4,
   process_index=0,
@@ -62,6 +65,7 @@ def train_batches(
       `max_frames` frames, still as JPEG. Must be picklable if there are workers.
     max_frames: T. Of a longer clip a random part of T frames is used, another one each time.
     height, width: of the frames, in pixels.
+    fps, sample_rate: in Hz; None takes what the corpus has.
     num_workers: worker processes; 0 decodes in threads of this process.
     num_threads: batches decoded at the same time, in each worker or in this process. Each holds one
       batch in memory.
@@ -71,9 +75,10 @@ def train_batches(
     BatchIterator.
 
   Raises:
-    DataError: if the frame size is not the corpus's. Damaged records raise it in `next`.
+    DataError: if the corpus has another frame size or rate. Damaged records raise it in `next`.
   """
-  load = _ClipLoader(source, sample, max_frames, height, width, len(source))
+  _check_corpus(source, height=height, width=width, fps=fps, sample_rate=sample_rate)
+  load = _ClipLoader(source, sample, max_frames, height, width)
   stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(load.train)
   description = {'source': repr(source), 'seed': seed, 'global_batch': batch_size * process_count}
   batches = stream[process_index::process_count].batch(batch_size, drop_remainder=True)
@@ -90,6 +95,8 @@ def eval_batches(
   max_frames,
   height,
   width,
+  fps=None,
+  sample_rate=None,
   max_clips=0,
   num_workers=0,
   num_threads=4,
@@ -98,21 +105,22 @@ def eval_batches(
 ):
   """One pass in order for evaluation, with as many batches in every process.
 
-  Takes what `train_batches` takes, except that of longer clips the first `max_frames` frames are
-  used and that `sample` gets a generator seeded by the clip's number: every pass gives the same
-  batches. The last ones are filled up with repeats of the last clip, which `example_mask` marks.
-  With `max_clips`, only that many clips from the start are used.
+  Takes what `train_batches` takes, and `max_clips`, the number of clips from the first on that are
+  used (0: all). Of clips longer than `max_frames` the first part is used, and `sample` gets a
+  generator seeded by the clip's number, so every pass gives the same batches. The last ones are
+  filled up with repeats of the last clip, which `example_mask` marks.
   """
+  _check_corpus(source, height=height, width=width, fps=fps, sample_rate=sample_rate)
+  load = _ClipLoader(source, sample, max_frames, height, width)
   clips = min(len(source), max_clips or len(source))
-  load = _ClipLoader(source, sample, max_frames, height, width, clips)
   global_batch = batch_size * process_count
   slots = math.ceil(clips / global_batch) * global_batch
   batches = (
     grain.MapDataset.range(slots)[process_index::process_count]
-    .map(load.evaluate)
+    .map(functools.partial(load.evaluate, clips=clips))
     .batch(batch_size, drop_remainder=True)
   )
-  description = {'source': repr(source), 'global_batch': global_batch}
+  description = {'source': repr(source), 'clips': clips, 'global_batch': global_batch}
   return BatchIterator(
     batches, description=description, num_workers=num_workers, num_threads=num_threads
   )
@@ -200,6 +208,17 @@ class BatchIterator:
       self._iterator = None
 
 
+def _check_corpus(source, **config):
+  for name, value in config.items():
+    has = getattr(source.info, name)
+    if value is not None and not math.isclose(value, has, rel_tol=1e-6):
+      raise DataError(
+        f'corpus {source.info.corpus!r} has {name}={has}; the config says {value}',
+        where=source.directory,
+        hint=f'Set {name} of the config to that of the corpus, or prepare the corpus again.',
+      )
+
+
 @dataclasses.dataclass(frozen=True)
 class _ClipLoader:
   """Turns a clip's number into its arrays."""
@@ -209,17 +228,6 @@ class _ClipLoader:
   max_frames: int
   height: int
   width: int
-  clips: int  # of the source that are used, from the first
-
-  def __post_init__(self):
-    info = self.source.info
-    if (info.height, info.width) != (self.height, self.width):
-      raise DataError(
-        f'corpus {info.corpus!r} has frames of {info.height}x{info.width}; '
-        f'the config says {self.height}x{self.width}',
-        where=self.source.directory,
-        hint='Set height and width of the config to the size of the corpus.',
-      )
 
   def train(self, number, rng):
     clip = self._read(number)
@@ -227,11 +235,11 @@ class _ClipLoader:
     start = int(rng.integers(spare + 1)) if spare > 0 else 0
     return self._arrays(number, clip, start, rng)
 
-  def evaluate(self, slot):
-    number = min(slot, self.clips - 1)
+  def evaluate(self, slot, clips):
+    number = min(slot, clips - 1)
     rng = np.random.default_rng(number)
     arrays = self._arrays(number, self._read(number), 0, rng)
-    return {**arrays, 'example_mask': np.bool_(slot < self.clips)}
+    return {**arrays, 'example_mask': np.bool_(slot < clips)}
 
   def _read(self, number):
     where = self.source.locate(number)
