@@ -97,6 +97,13 @@ def test_an_image_is_a_video_of_one_frame(tmp_path):
     assert len(reader) == 1 and reader.rate == 25
 
 
+def test_only_the_seconds_asked_for_are_read(tmp_path):
+  path = clips.write(tmp_path / 'clip.mp4', 50)
+  with media.VideoReader(path, seconds=0.5) as reader:
+    assert len(reader) == 13 and numbers(reader.scan()) == list(range(13))
+    assert numbers(reader.frames(4, 6)) == [4, 5]
+
+
 def test_frames_beyond_the_end_are_refused(tmp_path):
   path = clips.write(tmp_path / 'clip.mp4', 3)
   with media.VideoReader(path) as reader, pytest.raises(IndexError, match='frames 2..4 of 3'):

@@ -142,9 +142,7 @@ def _source_audio(path, *, mono):
     stream = _audio_stream(container)
     if stream is None:
       raise MediaError('the file has no audio stream', where=path)
-    rate = stream.codec_context.sample_rate
-    channels = stream.codec_context.layout.nb_channels
-    down_mix = mono or channels > 2
+    shape = None  # from the first frame: headers of HE-AAC may say half the rate or channels
     origin = _first_picture_time(path)
     end = None  # in samples; MP4 declares it and FFmpeg does not cut the last AAC frame to it
     position = 0
@@ -156,17 +154,19 @@ def _source_audio(path, *, mono):
         damaged += 1
         continue
       for frame in frames:
-        if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
+        rate, channels = frame.sample_rate, frame.layout.nb_channels
+        if shape is not None and shape != (rate, channels):
           raise MediaError(
-            f'the audio changes from {rate} Hz, {channels} channels to {frame.sample_rate} Hz, '
-            f'{frame.layout.nb_channels} channels on the way',
+            f'the audio changes from {shape[0]} Hz, {shape[1]} channels to {rate} Hz, '
+            f'{channels} channels on the way',
             where=path,
             hint='re-encode it, e.g. with ffmpeg -i IN -ar 48000 -ac 2 OUT.wav',
           )
+        shape = rate, channels
         block = _samples(frame)
         if not np.isfinite(block).all():
           raise MediaError('the audio has samples that are not finite numbers', where=path)
-        if down_mix:
+        if mono or channels > 2:
           block = block.mean(axis=1, keepdims=True)
         time = frame.time
         if origin is None:
@@ -239,6 +239,10 @@ class VideoReader:
   all of it and notes every frame's time, so that damage shows at the start of a long job. A still
   image is a video of one frame.
 
+  Args:
+    path: a video or an image.
+    seconds: how much of it to read; later frames are taken not to exist. None: all of it.
+
   Attributes:
     width, height: pixels as shown.
     pixel_aspect: width of a pixel over its height.
@@ -248,8 +252,9 @@ class VideoReader:
     MediaError: see `probe`; and if the file has no video, or is damaged on the way.
   """
 
-  def __init__(self, path):
+  def __init__(self, path, *, seconds: float | None = None):
     self.path = str(path)
+    self._seconds = np.inf if seconds is None else seconds
     info = probe(path)
     if not info.has_video:
       raise MediaError('the file has no video stream', where=path)
@@ -339,6 +344,10 @@ class VideoReader:
     with _open(self.path) as container:
       stream = _video_stream(container)
       for index, frame in enumerate(_decode(self.path, container, stream)):
+        if index == 0:
+          start = frame.time
+        elif start is not None and (frame.time or start) - start > self._seconds:
+          break
         pts.append(frame.pts)
         if frame.key_frame:
           keys[index] = _checksum(frame)
