@@ -45,8 +45,7 @@ _MEL_LOWEST, _MEL_HIGHEST = 55.0, 7600.0  # Hz
 
 def num_frames(num_samples):
   """Returns how many 10 ms frames python_speech_features makes of `num_samples` (int or array)."""
-  behind_first = jnp.maximum(jnp.asarray(num_samples) - _WINDOW, 0)
-  return 1 + -(-behind_first // _HOP)
+  return 1 + (num_samples > _WINDOW) * -((_WINDOW - num_samples) // _HOP)
 
 
 def log_filterbank(wav, num_samples, rows: int):

@@ -80,7 +80,7 @@ class TalkLip(nn.Module):
     """
     if self.map_audio:
       embedding = self.audio_map(embedding)
-      self.sow('intermediates', 'audio_map', embedding)
+      self.sow('intermediates', 'mapped_audio', embedding)
     return self.image(face, embedding, train=train)
 
   def contrast(self, embedding):

@@ -1,0 +1,102 @@
+"""LSE-C, LSE-D and the audio-video offset, from SyncNet embeddings of a whole clip.
+
+Source: joonson/syncnet_python `SyncNetInstance.py` as Wav2Lip and TalkLip evaluate with it. The
+LRS protocol: every full frame is scaled to 224x224, values 0 to 255, BGR; 5 frames and 20 MFCC
+columns make a window, one window per frame.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tfg_jax.features import audio, video
+
+FRAME_SIZE = 224
+WINDOW_FRAMES = 5
+WINDOW_COLUMNS = 20  # MFCC columns, 10 ms each
+COLUMNS_PER_FRAME = 4
+SAMPLES_PER_FRAME = 640  # 16 kHz, 25 frames per second
+MAX_SHIFT = 15  # windows
+_PENALTY = 1e-6  # added to every difference, as `torch.nn.functional.pairwise_distance` does
+
+
+class SyncScores(NamedTuple):
+  """Scores of one clip.
+
+  confidence: LSE-C, higher is better.
+  distance: LSE-D, lower is better.
+  offset: windows (40 ms each) between audio and video, -15 to 15; 0 in sync.
+  mean_distances: (31,), for the offsets 15 to -15.
+  frame_confidence: (N,), per window.
+  """
+
+  confidence: jax.Array
+  distance: jax.Array
+  offset: jax.Array
+  mean_distances: jax.Array
+  frame_confidence: jax.Array
+
+
+def num_windows(num_frames, num_samples):
+  """Returns how many windows a clip has, one fewer than would fit; none if not positive."""
+  return jnp.minimum(num_frames, num_samples // SAMPLES_PER_FRAME) - WINDOW_FRAMES
+
+
+def lip_windows(frames, starts):
+  """Returns (N, 5, 224, 224, 3) float32 BGR windows from (T, H, W, 3) uint8 RGB frames.
+
+  `starts` (N,) are first frames; the aspect ratio is ignored, as officially.
+  """
+  height, width = frames.shape[1:3]
+  boxes = jnp.broadcast_to(jnp.array([0, 0, width, height]), (len(frames), 4))
+  scaled = video.crop_faces(frames, boxes, FRAME_SIZE)[..., ::-1]
+  return scaled[starts[:, None] + jnp.arange(WINDOW_FRAMES)]
+
+
+def speech_windows(wav, num_samples, starts):
+  """Returns (N, 13, 20, 1) MFCC windows from (S,) int16 audio at 16 kHz; `starts` as above."""
+  cepstra = audio.mfcc(wav[None], jnp.asarray(num_samples)[None], audio.num_frames(len(wav)))[0]
+  columns = COLUMNS_PER_FRAME * starts[:, None] + jnp.arange(WINDOW_COLUMNS)
+  return cepstra[columns].swapaxes(1, 2)[..., None]
+
+
+def sync_distances(lips, speech, number=None):
+  """Distances of lip windows to speech windows up to 15 away.
+
+  Args:
+    lips, speech: (N, D) embeddings of the same windows; rows from `number` on are padding.
+    number: valid windows, N if None.
+
+  Returns:
+    (N, 31): column j pairs lip window i with speech window i + j - 15. Windows beyond the clip
+    count as zero vectors, so that short clips average distances to them too.
+  """
+  length = len(lips)
+  number = length if number is None else number
+  speech = jnp.where(jnp.arange(length)[:, None] < number, speech, 0)
+  padded = jnp.pad(speech, ((MAX_SHIFT, MAX_SHIFT), (0, 0)))
+  shifted = (padded[j : j + length] for j in range(2 * MAX_SHIFT + 1))
+  return jnp.stack([jnp.linalg.norm(lips - other + _PENALTY, axis=-1) for other in shifted], axis=1)
+
+
+def sync_scores(lips, speech, number=None) -> SyncScores:
+  """Scores one clip; see `sync_distances` for the arguments."""
+  distances = sync_distances(lips, speech, number)
+  valid = jnp.arange(len(lips)) < (len(lips) if number is None else number)
+  mean = jnp.where(valid[:, None], distances, 0).sum(0) / valid.sum()
+  best = jnp.argmin(mean)
+  median = jnp.median(mean)
+  return SyncScores(
+    confidence=median - mean[best],
+    distance=mean[best],
+    offset=MAX_SHIFT - best,
+    mean_distances=mean,
+    frame_confidence=jnp.where(valid, median - distances[:, best], 0),
+  )
+
+
+def smoothed_confidence(frame_confidence, window: int = 9):
+  """Median of each value and its neighbours, zeros beyond the ends: (N,) to (N,)."""
+  padded = jnp.pad(frame_confidence, window // 2)
+  return jnp.median(jnp.stack([padded[i : i + len(frame_confidence)] for i in range(window)]), 0)
