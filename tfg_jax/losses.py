@@ -139,3 +139,38 @@ def label_smoothed_cross_entropy(
   loss = -(1 - smoothing - each) * picked - each * log_probabilities.sum(-1)
   total = jnp.where(targets == pad, 0, loss).sum()
   return total if axis_name is None else total * lax.axis_size(axis_name)
+
+
+def masked_prediction_loss(
+  logits,
+  targets,
+  mask,
+  padding_mask=None,
+  *,
+  unmasked_weight: float = 0.0,
+  axis_name: str | None = None,
+):
+  """Cross-entropy of the clusters of hidden frames (HuBERT, AV-HuBERT).
+
+  Args:
+    logits: (B, T, classes).
+    targets: (B, T) int cluster ids; those of padded frames do not matter.
+    mask: (B, T) bool, True where audio or video was hidden.
+    padding_mask: (B, T) bool, True where a frame is padding, or None.
+    unmasked_weight: weight of the frames in plain sight; official: 0 for base, 1 for large models.
+    axis_name: see the module.
+
+  Returns:
+    A scalar: the weighted sum over the number of frames whose weight is not 0. To train, av_hubert
+    adds 10 times the mean square of the features before fusion.
+  """
+  log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+  picked = jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+  weight = jnp.where(mask, 1.0, unmasked_weight)
+  if padding_mask is not None:
+    weight = jnp.where(padding_mask, 0.0, weight)
+  number = (weight > 0).sum().astype(jnp.float32)
+  if axis_name is not None:
+    number = lax.pmean(number, axis_name)
+  total = jnp.where(weight > 0, -weight * picked, 0).sum()
+  return total / jnp.maximum(number, jnp.finfo(jnp.float32).tiny)

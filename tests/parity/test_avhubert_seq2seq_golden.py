@@ -3,12 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import assert_close, golden, network, reference_variables
 from test_avhubert_golden import first, inputs, time_first
 
+from tfg_jax.losses import label_smoothed_cross_entropy
 from tfg_jax.networks.avhubert_seq2seq import PAD, sinusoids, token_positions
 
 pytestmark = pytest.mark.parity
@@ -24,26 +24,10 @@ def read(name, variables, tokens, audio, video, padding_mask):
 
 
 @functools.partial(jax.jit, static_argnames=('beam', 'max_length'))
-def transcribe(variables, video, padding_mask, *, beam, max_length):
+def spell(variables, memory, padding_mask, *, beam, max_length):
   return network('avhubert_base_seq2seq').apply(
-    variables,
-    None,
-    video,
-    padding_mask,
-    beam=beam,
-    max_length=max_length,
-    method='transcribe',
+    variables, memory, padding_mask, beam=beam, max_length=max_length, method='spell'
   )
-
-
-def label_smoothed_sums(logits, target, smoothing=0.1):
-  """Returns fairseq's loss and its negative log-likelihood, both summed over real tokens."""
-  log_probs = jax.nn.log_softmax(logits)
-  real = target != PAD
-  nll = -jnp.take_along_axis(log_probs, target[..., None], axis=-1)[..., 0]
-  nll, smooth = (real * nll).sum(), -(real * log_probs.sum(-1)).sum()
-  share = smoothing / (logits.shape[-1] - 1)
-  return (1 - smoothing - share) * nll + share * smooth, nll
 
 
 @jax.jit
@@ -54,7 +38,8 @@ def loss_and_gradient(variables, tokens, target, video, padding_mask):
     logits, _ = network('avhubert_base_seq2seq').apply(
       variables, tokens, None, video, padding_mask, train=False
     )
-    return label_smoothed_sums(logits, target)
+    nll = label_smoothed_cross_entropy(logits, target, smoothing=0, pad=PAD)
+    return label_smoothed_cross_entropy(logits, target, pad=PAD), nll
 
   return jax.value_and_grad(loss, has_aux=True)(video)
 
@@ -107,8 +92,8 @@ def test_base_gradient_into_the_pixels(base):
 @pytest.mark.parametrize(('max_length', 'name'), [(None, ''), (4, '_maxlen4')])
 def test_base_free_decoding(base, beam, max_length, name):
   arrays, variables = base
-  _, video, mask = inputs(arrays)
-  found = transcribe(variables, video, mask, beam=beam, max_length=max_length)
+  memory, mask = time_first(arrays['out_encoder_tbc']), arrays['in_padding_mask']
+  found = spell(variables, memory, mask, beam=beam, max_length=max_length)
   np.testing.assert_array_equal(found.tokens, arrays[f'out_beam{beam}{name}_tokens'])
   assert_close(found.scores, arrays[f'out_beam{beam}{name}_scores'])
   assert_close(found.token_scores, arrays[f'out_beam{beam}{name}_positional_scores'])

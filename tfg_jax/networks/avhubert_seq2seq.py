@@ -219,10 +219,17 @@ class AVHubertSeq2Seq(nn.Module):
     memory = self.encoder(audio, video, padding_mask, train=train)
     return self.decoder(tokens, memory, padding_mask, train=train), memory
 
-  def transcribe(
+  def transcribe(self, audio=None, video=None, padding_mask=None, **search) -> Hypotheses:
+    """Reads lips, speech or both freely: encodes, then calls `spell` with the keywords `search`.
+
+    Beam search needs the memory of B * beam decoder caches; jit with the keywords static.
+    """
+    memory = self.encoder(audio, video, padding_mask, train=False)
+    return self.spell(memory, padding_mask, **search)
+
+  def spell(
     self,
-    audio=None,
-    video=None,
+    memory,
     padding_mask=None,
     *,
     beam: int = 50,
@@ -230,17 +237,17 @@ class AVHubertSeq2Seq(nn.Module):
     min_length: int = 1,
     length_penalty: float = 1.0,
   ) -> Hypotheses:
-    """Reads lips, speech or both freely, by beam search; jit it with the keywords static.
+    """Finds the sentences that an encoder output spells, by beam search.
 
     Args:
-      audio, video, padding_mask: see `AVHubertEncoder`.
+      memory: (B, T, width) encoder output.
+      padding_mask: (B, T) bool, True where the memory is padding, or None.
       beam: live hypotheses per sentence (official: 50).
       max_length: most tokens before `EOS`; by default the number of frames T, as in the official
         setting of one token per padded frame. (With audio, the official code takes 104, the width
         of the features.)
       min_length, length_penalty: see `beam_search`.
     """
-    memory = self.encoder(audio, video, padding_mask, train=False)
     batch, frames = memory.shape[:2]
     max_length = min(frames if max_length is None else max_length, MAX_TOKENS)
     beam = min(beam, self.decoder.vocabulary - 1)
