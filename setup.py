@@ -32,6 +32,7 @@ EXTRAS['test'] = [
   'pytest>=8',
   'python_speech_features>=0.6',
   'ruff>=0.6',
+  'safetensors>=0.4',
   'scikit-image>=0.22',
 ]
 
@@ -58,6 +59,7 @@ setuptools.setup(
     'opencv-python-headless>=4.9',  # JPEG, and the resize that the public data went through
     'optax>=0.2.4',
     'orbax-checkpoint>=0.11.20',
+    'protobuf>=4.25',
     'soxr>=0.3',
     'tensorflow-datasets>=4.9.6',
     'importlib_resources>=6',  # tensorflow-datasets imports it without declaring it

@@ -70,7 +70,11 @@ def get_test_config(variant='g+c'):
   c.data.update(batch_size=2, max_frames=25, height=48, width=48, workers=0)
   c.model.update(
     face=dict(
-      encoder=(4, 8, 8), encoder_residuals=(0, 1, 1), decoder=(4, 8, 8), decoder_residuals=(1, 1, 0), head=4
+      encoder=(4, 8, 8),
+      encoder_residuals=(0, 1, 1),
+      decoder=(4, 8, 8),
+      decoder_residuals=(1, 1, 0),
+      head=4,
     ),
     discriminator=dict(widths=(4, 8, 8)),
     windows=2,
@@ -78,8 +82,18 @@ def get_test_config(variant='g+c'):
   c.model.audio_encoder = (
     dict(widths=(4, 8, 8, 8, 8), residuals=(1, 0, 0, 0))
     if c.model.audio == 'local'
-    else dict(width=16, depth=4, mlp_width=32, heads=2, resnet_widths=(4, 4), resnet_blocks=1,
-              position_taps=8, position_groups=2, classes=12, label_width=8)
+    else dict(
+      width=16,
+      depth=4,
+      mlp_width=32,
+      heads=2,
+      resnet_widths=(4, 4),
+      resnet_blocks=1,
+      position_taps=8,
+      position_groups=2,
+      classes=12,
+      label_width=8,
+    )
   )
   c.checkpoint.update(every=2, keep=2)
   c.evaluation.update(every=2, samples=2)

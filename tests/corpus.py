@@ -46,7 +46,13 @@ def write(directory, *, train: int = 8, valid: int = 3, frames: int = FRAMES):
   records.finish_dataset(
     directory,
     records.DatasetInfo(
-      corpus='toy', fps=25.0, height=SIZE, width=SIZE, sample_rate=RATE, licence='CC0', preparation={}
+      corpus='toy',
+      fps=25.0,
+      height=SIZE,
+      width=SIZE,
+      sample_rate=RATE,
+      licence='CC0',
+      preparation={},
     ),
   )
   return directory

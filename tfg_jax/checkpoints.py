@@ -15,8 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tfg_jax import configuration
-from tfg_jax import errors
+from tfg_jax import configuration, errors
 from tfg_jax.systems import base
 
 _SCORE = 'score'
@@ -34,7 +33,11 @@ class Checkpoints:
   """The checkpoints of one workdir, as a context manager; leaving it waits for the last save."""
 
   def __init__(
-    self, workdir: str | pathlib.Path, settings: configuration.Checkpoint, *, read_only: bool = False
+    self,
+    workdir: str | pathlib.Path,
+    settings: configuration.Checkpoint,
+    *,
+    read_only: bool = False,
   ):
     workdir = pathlib.Path(workdir).absolute()
     self._frozen = workdir / 'frozen'

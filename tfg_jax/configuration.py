@@ -1,13 +1,13 @@
 """From a config file to checked, typed settings: every derived number is worked out here, once.
 
-A config is a plain `ml_collections.ConfigDict`. Its sections become the frozen dataclasses below, so
-an unknown key or an impossible value is refused before anything is computed. The section `model`
+A config is a plain `ml_collections.ConfigDict`. Its sections become the frozen dataclasses below,
+so an unknown key or an impossible value is refused before anything is computed. The section `model`
 belongs to the system that `config.system` names; see `tfg_jax/systems`.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any, get_origin
 
 import jax
@@ -21,7 +21,9 @@ class Data:
   """Where clips come from and how they are batched (`data`)."""
 
   root: str = ''  # folder of a record set; empty: the puppets below are made in the workdir
-  puppets: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # settings of data_prep.puppet
+  puppets: Mapping[str, Any] = dataclasses.field(
+    default_factory=dict
+  )  # settings of data_prep.puppet
   batch_size: int = 8  # clips per step, over all devices
   max_frames: int = 160  # T of every batch; longer clips are cut
   height: int = 160  # of the stored frames, pixels
@@ -31,7 +33,9 @@ class Data:
   workers: int = 0  # processes that decode; 0: threads of this one
 
   def __post_init__(self):
-    _check_positive(self, 'data', 'batch_size', 'max_frames', 'height', 'width', 'fps', 'sample_rate')
+    _check_positive(
+      self, 'data', 'batch_size', 'max_frames', 'height', 'width', 'fps', 'sample_rate'
+    )
     _check(self.workers >= 0, f'data.workers is {self.workers}', 'use 0 or more')
 
   @property
@@ -42,6 +46,8 @@ class Data:
       max_frames=self.max_frames,
       height=self.height,
       width=self.width,
+      fps=self.fps,
+      sample_rate=self.sample_rate,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
@@ -95,7 +101,9 @@ class Run:
     _check_positive(self, '', 'num_steps', 'log_every', 'max_skipped_in_row')
     _check(self.seed >= 0, f'seed is {self.seed}', 'use 0 or more')
     _check(
-      self.dtype in ('float32', 'bfloat16'), f'dtype is {self.dtype!r}', "use 'float32' or 'bfloat16'"
+      self.dtype in ('float32', 'bfloat16'),
+      f'dtype is {self.dtype!r}',
+      "use 'float32' or 'bfloat16'",
     )
 
 
@@ -121,9 +129,7 @@ def read_section(section: type, values: Mapping[str, Any], name: str):
   fields = {field.name: field for field in dataclasses.fields(section)}
   _check_known(values, set(fields), name)
   for key, field in fields.items():
-    required = (
-      field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    )
+    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     if required and key not in values:
       raise errors.ConfigError(f'{prefix}{key} is missing.', where='config', hint='set it.')
   return section(**{key: _typed(prefix + key, values[key], fields[key]) for key in values})

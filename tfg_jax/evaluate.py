@@ -1,7 +1,7 @@
 """Metrics of a checkpoint on a record set, always beside the ground truth and plain baselines.
 
-  workdir/results.json   means of every row of the table
-  workdir/clips.csv      the same numbers for each clip
+workdir/results.json   means of every row of the table
+workdir/clips.csv      the same numbers for each clip
 """
 
 import csv
@@ -12,13 +12,8 @@ import pathlib
 import jax
 import numpy as np
 
-from tfg_jax import configuration
-from tfg_jax import partition
-from tfg_jax import reporting
-from tfg_jax import systems
-from tfg_jax import trained
-from tfg_jax.data import pipeline
-from tfg_jax.data import records
+from tfg_jax import configuration, partition, reporting, systems, trained
+from tfg_jax.data import pipeline, records
 from tfg_jax.systems import base
 
 RESULTS_FILE = 'results.json'
@@ -41,7 +36,9 @@ class Results:
   def save(self, workdir: pathlib.Path):
     """Writes the means and the table of clips."""
     summary = {'split': self.split, 'step': self.step, 'clips': len(self.clip_ids)}
-    (workdir / RESULTS_FILE).write_text(json.dumps(summary | {'means': self.means}, indent=2) + '\n')
+    (workdir / RESULTS_FILE).write_text(
+      json.dumps(summary | {'means': self.means}, indent=2) + '\n'
+    )
     with (workdir / CLIPS_FILE).open('w', newline='') as file:
       writer = csv.writer(file)
       writer.writerow(['clip_id', *self.numbers])
@@ -82,9 +79,7 @@ class Evaluation:
       numbers = jax.device_get(self._eval_step(state, self._devices.put(batch)))
       collected.append({name: values[real] for name, values in numbers.items()})
       clip_ids += [self._clip_id(index) for index in batch['clip_index'][real]]
-    numbers = {
-      name: np.concatenate([part[name] for part in collected]) for name in collected[0]
-    }
+    numbers = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
     return Results(self._run.evaluation.split, int(state.step), clip_ids, numbers)
 
   def show_samples(self, state: base.State, report: reporting.Reporter):

@@ -1,87 +1,100 @@
-r"""Trains, evaluates or plans a system.
+r"""Trains or evaluates a system.
 
-  python -m tfg_jax.main --config=configs/demo.py --workdir=/tmp/tfg
-  python -m tfg_jax.main --config=configs/talklip.py:g+c --workdir=DIR --config.data.root=DIR
-  python -m tfg_jax.main --config=configs/demo.py --workdir=/tmp/tfg --mode=evaluate
+python -m tfg_jax.main --config=configs/demo.py --workdir=/tmp/tfg
+python -m tfg_jax.main --config=configs/talklip.py:g+c --workdir=DIR --config.data.root=DIR
+python -m tfg_jax.main --mode=evaluate --workdir=/tmp/tfg
 """
 
+import os
 import pathlib
 import sys
 
-from absl import app
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from tfg_jax import errors
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'The config file, with its variant after a colon. Override keys with --config.KEY=VALUE.',
-)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, samples.')
-_MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'evaluate'], 'What to do. A started run is continued by train.'
-)
-_MULTIHOST = flags.DEFINE_bool(
-  'multihost', False, 'Join the other processes of a TPU slice or a cluster before starting.'
-)
+
+def define_flags(values=flags.FLAGS):
+  """Defines the flags; other commands have a --workdir too, so importing this does not."""
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'The config file, with its variant after a colon. --config.KEY=VALUE overrides a key.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'workdir', None, 'Folder of the run: checkpoints, metrics, samples.', flag_values=values
+  )
+  flags.DEFINE_enum(
+    'mode',
+    'train',
+    ['train', 'evaluate'],
+    'train goes on where the workdir stands; evaluate prints the table of its best checkpoint.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'multihost',
+    False,
+    'Join the other processes of a TPU slice or a cluster first; run the same command on each.',
+    flag_values=values,
+  )
 
 
-@errors.exit_on_expected_failure
-def main(argv):
+def main(argv, values=flags.FLAGS):
   if len(argv) > 1:
-    raise errors.ConfigError(f'unexpected arguments {argv[1:]}.', hint='see --help.')
-  if not _WORKDIR.value:
-    raise errors.ConfigError('--workdir is missing.', hint='give a folder: --workdir=/tmp/tfg')
-  # Imported here so that --help answers at once, without JAX.
+    raise errors.ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
+  if not values.workdir:
+    raise errors.ConfigError('--workdir is missing', hint='give a folder: --workdir=/tmp/tfg')
+  if values.config is None and values.mode == 'train':
+    raise errors.ConfigError('--config is missing', hint='e.g. --config=configs/demo.py')
+  # Imported here so that --help answers at once.
   import jax
 
-  if _MULTIHOST.value:
+  if values.multihost:
     jax.distributed.initialize()  # before any device is touched
-  from tfg_jax import evaluate
-  from tfg_jax import train
+  from tfg_jax import evaluate, train, trained
 
-  workdir = pathlib.Path(_WORKDIR.value).absolute()
-  if _MODE.value == 'evaluate':
-    evaluate.evaluate_workdir(workdir, _config_of(workdir))
-    return 0
-  if _CONFIG.value is None:
-    raise errors.ConfigError('--config is missing.', hint='e.g. --config=configs/demo.py')
-  config = _CONFIG.value
-  _make_puppets_if_needed(config, workdir)
-  finished = train.train_and_evaluate(config, workdir)
-  return 0 if finished else errors.EXIT_INTERRUPTED
-
-
-def _config_of(workdir):
-  """The config on the command line, else the one that the run was started with."""
-  if _CONFIG.value is not None:
-    return _CONFIG.value
-  from tfg_jax import trained
-
-  return trained.read_config(workdir)
-
-
-def _make_puppets_if_needed(config, workdir):
-  """Without `data.root`, the puppets that `data.puppets` describes are made in the workdir."""
-  if config.data.root:
+  workdir = pathlib.Path(values.workdir).absolute()
+  config = trained.read_config(workdir) if values.config is None else values.config
+  if values.mode == 'evaluate':
+    evaluate.evaluate_workdir(workdir, config)
     return
+  with config.unlocked():
+    config.data.root = config.data.root or str(_puppets(workdir, config))
+  if not train.train_and_evaluate(config, workdir):
+    sys.exit(errors.EXIT_INTERRUPTED)
+
+
+def _puppets(workdir, config):
+  """Makes the puppets that `data.puppets` describes, where the config names no records."""
   from data_prep import puppet
+  from data_prep.puppets.clip import Settings
+  from tfg_jax import configuration, reporting
 
+  settings = dict(config.data.puppets)
+  if not settings:
+    raise errors.ConfigError(
+      'data.root is empty', where='config', hint='name a record set: --config.data.root=DIR'
+    )
+  clips = settings.pop('clips')
+  settings = configuration.read_section(Settings, settings, 'data.puppets')
   root = workdir / 'puppets'
-  puppet.make_corpus(root, **config.data.puppets)
-  config.data.root = str(root)
+  reporting.say(f'No record set is named: {clips} clips of talking puppets in {root}.')
+  puppet.make_corpus(root, settings, clips, workers=os.cpu_count())
+  return root
 
 
-def _parse_flags(argv):
-  """Turns a flag or config key that cannot be into the project's own error."""
+def parse_flags(argv):
+  """Also turns an override of a key that is not there into the project's own error."""
   try:
-    return app.parse_flags_with_usage(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    print(errors.ConfigError(str(error), where='the command line', hint='see --help.'), file=sys.stderr)
+    return errors.parse_flags(argv)
+  except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+    reason = str(error).strip().splitlines()[0]
+    print(errors.ConfigError(reason, where='the command line', hint='see --help'), file=sys.stderr)
     sys.exit(errors.EXIT_EXPECTED_FAILURE)
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse_flags)
+  define_flags()
+  app.run(errors.exit_on_expected_failure(main), flags_parser=parse_flags)

@@ -2,16 +2,17 @@
 
 Two ways, chosen by `config.partition`, with the same arguments and results:
 
-jit    the program of the whole batch; the compiler splits it over the mesh's 'data' axis. Batch norm
-       and losses see the global batch, so 1, 2 and 8 devices give the same numbers. The default.
+jit    the program of the whole batch; the compiler splits it over the mesh's 'data' axis. Batch
+       norm and losses see the global batch, so 1, 2 and 8 devices give the same numbers. The
+       default.
 pmap   the program of one device with a named axis; systems average gradients, metrics and batch
        statistics over it themselves (`axis_name`).
 
 The state is replicated in both, without a leading device axis, so checkpoints do not depend on it.
 """
 
-from collections.abc import Callable
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np

@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from tfg_jax import checkpoints
-from tfg_jax import configuration
-from tfg_jax import errors
-from tfg_jax import evaluate
-from tfg_jax import partition
-from tfg_jax import reporting
-from tfg_jax import systems
-from tfg_jax import trained
-from tfg_jax.data import pipeline
-from tfg_jax.data import records
+from tfg_jax import (
+  checkpoints,
+  configuration,
+  errors,
+  evaluate,
+  partition,
+  reporting,
+  systems,
+  trained,
+)
+from tfg_jax.data import pipeline, records
 from tfg_jax.systems import base
 
 
@@ -43,7 +44,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib
   source = records.RecordSource(run.data.root, 'train')
   system = systems.build(run, axis_name=devices.axis_name)
   batches = pipeline.train_batches(
-    source, sample=system.sample, seed=run.seed, num_workers=run.data.workers, **run.data.per_process
+    source,
+    sample=system.sample,
+    seed=run.seed,
+    num_workers=run.data.workers,
+    **run.data.per_process,
   )
   trained.save_config(workdir, config)
 
@@ -72,7 +77,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib
         report.step(done, metrics)
         if done == start + 1:
           jax.block_until_ready(metrics)
-          reporting.say(f'First step after {time.monotonic() - began:.0f} s (compilation included).')
+          reporting.say(
+            f'First step after {time.monotonic() - began:.0f} s (compilation included).'
+          )
         if done % run.log_every == 0:
           _check_finite(state, run)
 
@@ -138,7 +145,7 @@ def _check_finite(state, run):
     raise errors.TrainingError(
       f'the last {in_row} steps ({step - in_row + 1} to {step}) had a loss or gradient that is not '
       'finite, and were not applied.',
-      hint='lower the learning rate, or look at the clips of these steps; the last checkpoint is whole.',
+      hint='lower the learning rate or look at these clips; the last checkpoint is whole.',
     )
 
 

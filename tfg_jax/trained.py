@@ -7,11 +7,7 @@ import pathlib
 import jax
 import ml_collections
 
-from tfg_jax import checkpoints
-from tfg_jax import configuration
-from tfg_jax import errors
-from tfg_jax import partition
-from tfg_jax import systems
+from tfg_jax import checkpoints, configuration, errors, partition, systems
 from tfg_jax.systems import base
 
 CONFIG_FILE = 'config.json'

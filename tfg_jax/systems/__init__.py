@@ -1,9 +1,7 @@
 """The systems by their config name."""
 
-from tfg_jax import configuration
-from tfg_jax import errors
-from tfg_jax.systems import base
-from tfg_jax.systems import talklip
+from tfg_jax import configuration, errors
+from tfg_jax.systems import base, talklip
 
 SYSTEMS = {'talklip': talklip.TalkLip}
 

@@ -42,10 +42,10 @@ class Net:
 
 @flax.struct.dataclass
 class State:
-  """Everything a run needs to go on: saved in every checkpoint, and nothing is remembered elsewhere.
+  """Everything a run needs to go on, saved in every checkpoint; nothing is remembered elsewhere.
 
-  `stage` is static: it decides which losses exist in the compiled step, so a stage pays only for what
-  it uses, and the step compiles once per stage.
+  `stage` is static: it decides which losses exist in the compiled step, so a stage pays only for
+  what it uses, and the step compiles once per stage.
   """
 
   step: jax.Array  # int32, steps taken so far
@@ -79,6 +79,7 @@ class State:
 class System(Protocol):
   """The functions that a paper's file supplies. All but `sample` are pure and run under jit."""
 
+  face_size: int  # side of the face crops that `generate` takes and gives, pixels
   score: str  # the evaluation result that decides which checkpoint is best; lower is better
 
   def init(self, key: jax.Array) -> State:
@@ -111,6 +112,16 @@ class System(Protocol):
 
   def export(self, state: State, network: str) -> dict[str, Any]:
     """The variables of a public network that the state holds, for `tfg_jax.convert`."""
+
+
+def weights_key(key: jax.Array) -> jax.Array:
+  """A key for initial weights that uses XLA's own generator.
+
+  The default generator is unrolled once per parameter; a network of a few hundred then compiles for
+  minutes on a CPU. The numbers are the same for any number of devices, but not on another backend.
+  """
+  data = jnp.tile(jax.random.key_data(key).ravel(), 2)[:4]
+  return jax.random.wrap_key_data(data, impl='unsafe_rbg')
 
 
 def mean_over_devices(tree, axis_name: str | None):

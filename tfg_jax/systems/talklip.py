@@ -128,14 +128,17 @@ class TalkLip:
   def init(self, key: jax.Array) -> base.State:
     """Fresh networks: 'generator', 'discriminator' and, for the global variant, the tuned part of
     the audio encoder, 'audio'; the rest of that encoder is in `frozen`."""
-    generator_key, discriminator_key, state_key = jax.random.split(key, 3)
-    size = self.generator.image.image_size
-    faces = jnp.zeros((1, size, size, 6))
+    generator_key, discriminator_key = jax.random.split(base.weights_key(key))
+    faces = jnp.zeros((1, self.face_size, self.face_size, 6))
     if self._hears_globally:
       audio, rows = jnp.zeros((1, 4, audio_features.FILTERBANK_FEATURES)), jnp.zeros(1, jnp.int32)
       mask = jnp.zeros((1, 4), bool)
     else:
-      audio, rows, mask = jnp.zeros((1, audio_features.MEL_BINS, audio_features.MEL_WINDOW, 1)), None, None
+      audio, rows, mask = (
+        jnp.zeros((1, audio_features.MEL_BINS, audio_features.MEL_WINDOW, 1)),
+        None,
+        None,
+      )
     variables = self.generator.init(generator_key, faces, audio, mask, rows, train=False)
     learned, tuned, frozen = self._split(variables)
     optimizer = self._optimizer
@@ -148,7 +151,12 @@ class TalkLip:
     if tuned:
       nets['audio'] = base.Net.create(tuned, {}, optimizer)
     schedule = {'best': jnp.asarray(100.0), 'waited': jnp.zeros((), jnp.int32)}
-    return base.State.create(state_key, nets, frozen=frozen, schedule=schedule)
+    return base.State.create(key, nets, frozen=frozen, schedule=schedule)
+
+  @property
+  def face_size(self) -> int:
+    """S, the side of a face crop in pixels."""
+    return self.generator.image.image_size
 
   @property
   def _hears_globally(self) -> bool:
@@ -190,14 +198,13 @@ class TalkLip:
 
   def export(self, state: base.State, network: str):
     """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
-    if network == 'talklip_generator' and self._hears_globally:
+    if network == 'talklip_generator':
       return self._variables(state)
     if network == 'talklip_discriminator':
       return {'params': state.nets['discriminator'].params}
     raise errors.ConversionError(
-      f'a TalkLip run with {self.settings.audio} audio holds no {network!r}.',
-      hint='it holds talklip_discriminator'
-      + (' and talklip_generator.' if self._hears_globally else '.'),
+      f'a TalkLip run holds no {network!r}.',
+      hint='it holds talklip_generator and talklip_discriminator.',
     )
 
   # ------------------------------------------------------------------------------------------------
@@ -238,7 +245,7 @@ class TalkLip:
     """(N, S, S, 3) BGR faces in [0, 1] of the frames (B, n) of a batch."""
     frames = jnp.take_along_axis(batch['frames'], index[..., None, None, None], axis=1)
     boxes = jnp.take_along_axis(batch['boxes'], index[..., None], axis=1)
-    size = self.generator.image.image_size
+    size = self.face_size
     faces = video_features.crop_faces(frames, boxes, size)
     return faces.reshape(-1, size, size, 3)[..., ::-1] / 255
 
@@ -376,9 +383,9 @@ class TalkLip:
   def eval_step(self, state: base.State, batch: base.Batch) -> base.Metrics:
     """Distances between the windows' faces and the real ones, (B,) each.
 
-    Rows: 'ground_truth', 'identity_mouth' (the identity reference's lower half pasted under the real
-    upper half) and 'generated'. `l1` is over the whole face and `mouth_l1` over its mouth region,
-    rows S/2 to S and columns S/4 to 3S/4, both in [0, 1]; `psnr` in dB over the whole face.
+    Rows: 'ground_truth', 'identity_mouth' (the identity reference's lower half pasted under the
+    real upper half) and 'generated'. `l1` is over the whole face and `mouth_l1` over its mouth
+    region, rows S/2 to S and columns S/4 to 3S/4, both in [0, 1]; `psnr` in dB over the whole face.
     """
     target, face, index, mask = self._window_inputs(batch)
     generated = self._draw(state, face, batch, index / _FPS)
