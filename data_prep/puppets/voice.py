@@ -129,7 +129,8 @@ def speak(text, voice, *, rate=None):
   """Says `text`, words separated by single spaces.
 
   The same arguments give the same samples, whatever was said before: espeak-ng keeps the phase of
-  its oscillators between utterances, so each one gets a fresh copy of the library (3 ms).
+  its oscillators between utterances, so each one gets a fresh copy of the library (3 ms), and the
+  same random noise.
 
   Args:
     text: English words.
@@ -160,6 +161,7 @@ def speak(text, voice, *, rate=None):
   rate = int(np.clip(round(rate or voice.rate), SLOWEST, FASTEST))
   with _fresh_library() as (library, native_rate), _voice_file(voice) as path:
     library.espeak_SetSynthCallback(receive)
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of the noise in breath
     if library.espeak_ng_SetVoiceByFile(path.encode()) != 0:
       raise DataError('espeak-ng does not accept the voice', where=voice)
     library.espeak_SetParameter(_RATE, rate, 0)
