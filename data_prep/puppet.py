@@ -13,6 +13,7 @@ workers. An interrupted run goes on where it was: shards that are whole are not 
 
 import concurrent.futures
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import multiprocessing
@@ -31,36 +32,6 @@ LICENCE = 'CC0-1.0: drawn and synthesised, free for any use'
 _STARTED = '.preparation.json'  # the settings of a run that has not finished
 _CLIPS_PER_SHARD = 64
 _MAX_SHARDS = 1024
-
-_OUTPUT = flags.DEFINE_string('output', None, 'Directory to write the corpus to.', required=True)
-_CLIPS = flags.DEFINE_integer('clips', 2000, 'Number of clips, all splits together.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Another seed is another cast saying other things.')
-_SIZE = flags.DEFINE_integer('size', 96, 'Width and height of the frames, pixels.')
-_IDENTITIES = flags.DEFINE_integer('identities', 24, 'Number of puppets.')
-_UNSEEN = flags.DEFINE_integer(
-  'unseen_identities', 0, 'Puppets, out of --identities, that appear in split test_unseen only.'
-)
-_MODE = flags.DEFINE_enum(
-  'mode',
-  'grammar',
-  ['grammar', 'words', 'sentences'],
-  'grammar: six words of a 51-word grammar, as in GRID. words: a target word in a carrier, as in '
-  'LRW. sentences: random words.',
-)
-_WORDS_FILE = flags.DEFINE_string(
-  'words_file', None, 'Word list for modes words and sentences, one a line; default built in.'
-)
-_FRAMES = flags.DEFINE_integer('frames', 75, 'Frames of a clip, at 25 per second.')
-_VARIABILITY = flags.DEFINE_float(
-  'variability', 1.0, 'How loosely lips follow the sound: 0 not at all, 1 as people do.'
-)
-_EVAL_FRACTION = flags.DEFINE_float(
-  'eval_fraction', 0.05, 'Share of the clips in each of the splits valid, test and test_unseen.'
-)
-_SHARDS = flags.DEFINE_integer(
-  'shards', None, f'Shards of the training split; default one for {_CLIPS_PER_SHARD} clips.'
-)
-_WORKERS = flags.DEFINE_integer('workers', None, 'Processes; default one for each core.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +81,10 @@ def make_corpus(directory, settings, clips, *, shards=None, workers=1, progress=
       preparation=preparation,
     ),
   )
-  started = os.path.join(directory, _STARTED)
-  if os.path.exists(started):
-    os.remove(started)
+  for name in os.listdir(directory):
+    # The second: shards that a killed run was writing.
+    if name == _STARTED or (name.startswith(f'.{CORPUS}-') and name.endswith('.partial')):
+      os.remove(os.path.join(directory, name))
   return info
 
 
@@ -311,32 +283,56 @@ def _make_shard(shard, settings, count):
   records.write_shard(shard.path, encoded())
 
 
-def main(argv):
+def define_flags(values=flags.FLAGS):
+  """Defines the flags; other commands have an --output too, so importing this does not."""
+  text = functools.partial(flags.DEFINE_string, flag_values=values)
+  whole = functools.partial(flags.DEFINE_integer, flag_values=values)
+  real = functools.partial(flags.DEFINE_float, flag_values=values)
+  text('output', None, 'Directory to write the corpus to.')
+  whole('clips', 2000, 'Number of clips, all splits together.')
+  whole('seed', 0, 'Another seed is another cast saying other things.')
+  whole('size', 96, 'Width and height of the frames, pixels.')
+  whole('identities', 24, 'Number of puppets.')
+  whole(
+    'unseen_identities', 0, 'Puppets, out of --identities, that appear in split test_unseen only.'
+  )
+  flags.DEFINE_enum(
+    'mode',
+    'grammar',
+    ['grammar', 'words', 'sentences'],
+    'grammar: six words of a 51-word grammar, as in GRID. words: a target word in a carrier, as in '
+    'LRW. sentences: random words.',
+    flag_values=values,
+  )
+  text('words_file', None, 'Word list for words and sentences, one a line; default built in.')
+  whole('frames', 75, 'Frames of a clip, at 25 per second.')
+  real('variability', 1.0, 'How loosely lips follow the sound: 0 not at all, 1 as people do.')
+  real('eval_fraction', 0.05, 'Share of the clips in each of valid, test and test_unseen.')
+  whole('shards', None, f'Shards of the training split; default one for {_CLIPS_PER_SHARD} clips.')
+  whole('workers', None, 'Processes; default one for each core.')
+
+
+def main(argv, values=flags.FLAGS):
   if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+    raise ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
+  if not values.output:
+    raise ConfigError('--output is missing', hint='name a directory for the corpus')
   from data_prep.puppets.clip import Settings
   from data_prep.puppets.script import read_words
 
-  settings = Settings(
-    seed=_SEED.value,
-    size=_SIZE.value,
-    identities=_IDENTITIES.value,
-    unseen_identities=_UNSEEN.value,
-    mode=_MODE.value,
-    words=read_words(_WORDS_FILE.value) if _WORDS_FILE.value else (),
-    frames=_FRAMES.value,
-    variability=_VARIABILITY.value,
-    eval_fraction=_EVAL_FRACTION.value,
-  )
-  workers = os.cpu_count() if _WORKERS.value is None else _WORKERS.value
+  names = [field.name for field in dataclasses.fields(Settings) if field.name != 'words']
+  words = read_words(values.words_file) if values.words_file else ()
+  settings = Settings(words=words, **{name: values[name].value for name in names})
+  workers = os.cpu_count() if values.workers is None else values.workers
   try:
-    info = make_corpus(_OUTPUT.value, settings, _CLIPS.value, shards=_SHARDS.value, workers=workers)
+    info = make_corpus(values.output, settings, values.clips, shards=values.shards, workers=workers)
   except KeyboardInterrupt:
     print('Interrupted. The same command goes on from the last whole shard.', file=sys.stderr)
     sys.exit(errors.EXIT_INTERRUPTED)
   counts = ', '.join(f'{split} {sum(shards)}' for split, shards in sorted(info.clips.items()))
-  print(f'{_OUTPUT.value}: {counts} clips')
+  print(f'{values.output}: {counts} clips')
 
 
 if __name__ == '__main__':
-  app.run(errors.exit_on_expected_failure(main))
+  define_flags()
+  app.run(errors.exit_on_expected_failure(main), flags_parser=errors.parse_flags)

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -19,6 +21,8 @@ from tfg_jax.errors import ConfigError, DataError, MissingDependencyError
 
 SMALL = clip.Settings(seed=3, size=32, identities=3, frames=50, eval_fraction=0.2)
 CLIPS = 8
+ROOT = os.path.dirname(os.path.dirname(puppet.__file__))
+SLOW = ('--clips=24', '--shards=4', '--size=32', '--eval_fraction=0', '--workers=2')
 
 
 def shape_of(name, smile=0.0):
@@ -647,7 +651,7 @@ def test_the_command_makes_a_corpus_and_fails_readably(tmp_path):
       [sys.executable, '-m', 'data_prep.puppet', f'--output={tmp_path}/out', *arguments],
       capture_output=True,
       text=True,
-      cwd=os.path.dirname(os.path.dirname(puppet.__file__)),
+      cwd=ROOT,
     )
 
   small = ('--clips=2', '--size=32', '--frames=40', '--eval_fraction=0', '--workers=1')
@@ -673,6 +677,46 @@ def test_help_imports_neither_jax_nor_tensorflow():
     [sys.executable, '-c', script_text],
     capture_output=True,
     text=True,
-    cwd=os.path.dirname(os.path.dirname(puppet.__file__)),
+    cwd=ROOT,
   )
   assert done.stdout.strip() == '[]', done.stderr
+
+
+def started_command(directory):
+  """Starts the command with two workers in a group of its own, and waits for its first clips."""
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'data_prep.puppet', f'--output={directory}', *SLOW],
+    stderr=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+    cwd=ROOT,
+  )
+  shown = ''
+  while not re.search(r'[1-9]\d*/24', shown):
+    shown += process.stderr.read(1)
+    assert process.poll() is None, shown
+  return process
+
+
+@pytest.mark.faults
+def test_a_killed_run_leaves_no_processes_and_can_go_on(tmp_path):
+  process = started_command(tmp_path / 'a')
+  process.kill()
+  process.communicate(timeout=30)  # returns when the workers have let go of the pipes too
+  for name in 'ab':
+    again = [sys.executable, '-m', 'data_prep.puppet', f'--output={tmp_path / name}', *SLOW]
+    subprocess.run(again, check=True, capture_output=True, cwd=ROOT)
+  assert read_all(tmp_path / 'a') == read_all(tmp_path / 'b')
+  assert sorted(os.listdir(tmp_path / 'a')) == sorted(os.listdir(tmp_path / 'b'))
+
+
+@pytest.mark.faults
+def test_an_interrupted_command_says_how_to_go_on(tmp_path):
+  process = started_command(tmp_path)
+  os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+  _, errors = process.communicate(timeout=30)
+  assert process.returncode == 130
+  assert errors.strip().endswith('The same command goes on from the last whole shard.')
+  assert 'Traceback' not in errors
+  assert not [name for name in os.listdir(tmp_path) if name.endswith('.partial')]

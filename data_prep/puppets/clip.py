@@ -171,7 +171,7 @@ def render_still(person, size):
   Returns:
     (size, size, 3) uint8 RGB.
   """
-  wall = np.full((2 * size, 2 * size, 3), (226, 232, 236), np.uint8)
+  wall = np.full((2 * size, 2 * size, 3), (186, 206, 222), np.uint8)
   return scene.paint_frame(
     person.look, size, scene.Pose(), wall, lids=1.0, gaze=(0, 0), brows=(0, 0), mouth=np.zeros(8)
   )

@@ -144,6 +144,8 @@ def make_identity(seed, number):
   styles = _LOW_STYLES if low else _HIGH_STYLES
   # Neighbours in the cast get different styles and skins; golden steps visit all of them.
   style = styles[int((start[0] + number * _GOLDEN) % 1 * len(styles))]
+  if style == 'bunches' and age > 0.5:
+    style = 'bob'
   skin = _SKINS[int((start[1] + number * _GOLDEN**2 * 1.7) % 1 * len(_SKINS))]
   colours = _HAIRS if sum(skin) > 450 else _HAIRS[:3] + _HAIRS[5:]
   hair_colour = colours[rng.integers(len(colours) - 3 * (age > 0.45))]

@@ -213,18 +213,22 @@ def place(picture, sprite, linear, shift):
     sprite: Sprite.
     linear, shift: (2, 2) and (2,): a point p of the sprite's plane comes to `linear @ p + shift`.
   """
+  # Plain numbers: for a few of them numpy takes longer than the pixels do.
+  (a, b), (c, d) = linear.tolist()
   height, width = sprite.pixels.shape[:2]
-  corner = np.array([sprite.x, sprite.y], float)
-  corners = corner + [(0, 0), (width, 0), (0, height), (width, height)]
-  moved = corners @ linear.T + shift
-  left, top = np.maximum(np.floor(moved.min(axis=0)).astype(int) - 1, 0).tolist()
-  right, bottom = (np.ceil(moved.max(axis=0)).astype(int) + 1).tolist()
+  x = a * sprite.x + b * sprite.y + float(shift[0])
+  y = c * sprite.x + d * sprite.y + float(shift[1])
+  left = max(math.floor(x + min(a * width, 0) + min(b * height, 0)) - 1, 0)
+  top = max(math.floor(y + min(c * width, 0) + min(d * height, 0)) - 1, 0)
+  right = max(math.ceil(x + max(a * width, 0) + max(b * height, 0)) + 1, 0)
+  bottom = max(math.ceil(y + max(c * width, 0) + max(d * height, 0)) + 1, 0)
   window = picture[top:bottom, left:right]
   if window.size == 0:
     return
   # warpAffine's coordinates are those of pixel centres, at halves.
-  offset = linear @ (corner + 0.5) + shift - 0.5 - (left, top)
-  matrix = np.column_stack([linear, offset])
+  x += (a + b - 1) / 2 - left
+  y += (c + d - 1) / 2 - top
+  matrix = np.array([[a, b, x], [c, d, y]])
   size = window.shape[1], window.shape[0]
   red, green, blue, alpha = cv2.split(cv2.warpAffine(sprite.pixels, matrix, size))
   rest = cv2.bitwise_not(alpha)

@@ -91,13 +91,15 @@ def face_box(look, size, pose, mouth):
   x1, y1, x2, y2 = face.face_extent(look)
   y2 += face.JAW_DROP * jaw_opening(mouth)
   linear, shift = pose.map(look, _HEAD)
-  corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
-  points = (corners @ linear.T + shift) * (size / POINTS)
-  # A box around the turned face, not around its turned box: the middles of its sides.
-  middles = (points + np.roll(points, -1, axis=0)) / 2
-  low = np.clip(np.floor(middles.min(axis=0)), 0, size - 1).astype(int)
-  high = np.clip(np.ceil(middles.max(axis=0)), 1, size).astype(int)
-  return np.array([*low, *high], np.int64)
+  (a, b), (c, d) = (linear * (size / POINTS)).tolist()
+  x, y = ((linear @ ((x1 + x2) / 2, (y1 + y2) / 2) + shift) * (size / POINTS)).tolist()
+  # A box around the turned face, not around its turned box: the middles of the sides count.
+  across, down = (x2 - x1) / 2, (y2 - y1) / 2
+  wide = max(abs(a) * across, abs(b) * down)
+  high = max(abs(c) * across, abs(d) * down)
+  left, top = (min(max(math.floor(v), 0), size - 1) for v in (x - wide, y - high))
+  right, bottom = (min(max(math.ceil(v), 1), size) for v in (x + wide, y + high))
+  return np.array([left, top, right, bottom], np.int64)
 
 
 def mouth_centre(look, size, pose):
