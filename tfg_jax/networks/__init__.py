@@ -8,8 +8,10 @@ import jax
 
 from tfg_jax.networks.avhubert import LARGE, AVHubertEncoder
 from tfg_jax.networks.avhubert_seq2seq import LARGE_DECODER, AVHubertSeq2Seq, Decoder
+from tfg_jax.networks.conformer import ConformerLipReader
 from tfg_jax.networks.discriminator import QualityDiscriminator
 from tfg_jax.networks.mel_encoder import MelEncoder
+from tfg_jax.networks.mvm import MVM
 from tfg_jax.networks.syncnet import ColorSyncNet, SyncNetV2
 from tfg_jax.networks.talklip import ContrastiveHead, TalkLip
 from tfg_jax.networks.wav2lip import Wav2Lip
@@ -23,6 +25,8 @@ OFFICIAL = {
     AVHubertEncoder(**LARGE), Decoder(**LARGE_DECODER)
   ),
   'color_syncnet': ColorSyncNet,
+  'conformer_observer': ConformerLipReader,
+  'mvm_lrw': MVM,
   'syncnet_v2': SyncNetV2,
   'talklip_discriminator': QualityDiscriminator,
   'talklip_generator': lambda: TalkLip(AVHubertEncoder()),
@@ -49,6 +53,15 @@ EXAMPLES = {
   'avhubert_large_encoder': _SPEECH,
   'avhubert_large_seq2seq': _SPELLED,
   'color_syncnet': dict(face=_array(1, 48, 96, 15), mel=_MEL, train=False),
+  'conformer_observer': dict(
+    video=_array(1, 2, 112, 112, 1),
+    lengths=_array(1, dtype='int32'),
+    required=_array(1, dtype='int32'),
+    tokens=_array(1, 2, dtype='int32'),
+    frames=3,
+    train=False,
+  ),
+  'mvm_lrw': dict(video=_array(1, 2, 112, 112, 1), train=False),
   'syncnet_v2': dict(frames=_array(1, 5, 224, 224, 3), mfcc=_array(1, 13, 20, 1), train=False),
   'talklip_discriminator': dict(face=_array(1, 96, 96, 3)),
   'talklip_generator': dict(

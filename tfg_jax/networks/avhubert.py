@@ -34,6 +34,7 @@ class ResidualBlock(nn.Module):
 
   features: int
   strides: int = 1
+  axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -51,7 +52,7 @@ class ResidualBlock(nn.Module):
       )
 
     def norm(name):
-      return BatchNorm(dtype=self.dtype, name=name)
+      return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)
 
     y = norm('bn1')(conv(3, self.strides, 'conv1')(x), train=train)
     y = PReLU(dtype=self.dtype, name='relu1')(y)
@@ -71,6 +72,7 @@ class LipEncoder(nn.Module):
   features: int = 768
   widths: Sequence[int] = (64, 128, 256, 512)
   blocks: int = 2
+  axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -78,14 +80,15 @@ class LipEncoder(nn.Module):
     batch, frames = video.shape[:2]
     x = GrayVideoConv(self.widths[0], dtype=self.dtype, name='conv')(video)
     x = x.reshape(batch * frames, *x.shape[2:])
-    x = BatchNorm(dtype=self.dtype, name='norm')(x, train=train)
+    x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name='norm')(x, train=train)
     x = halving_max_pool(PReLU(dtype=self.dtype, name='relu')(x))
     self.sow('intermediates', 'stem', x)
     for stage, width in enumerate(self.widths, start=1):
       for block in range(self.blocks):
         strides = 2 if stage > 1 and block == 0 else 1
-        name = f'stage_{stage}_{block}'
-        x = ResidualBlock(width, strides, dtype=self.dtype, name=name)(x, train=train)
+        x = ResidualBlock(
+          width, strides, self.axis_name, dtype=self.dtype, name=f'stage_{stage}_{block}'
+        )(x, train=train)
       self.sow('intermediates', f'stage_{stage}', x)
     x = x.mean((1, 2)).reshape(batch, frames, -1)
     self.sow('intermediates', 'pooled', x)
@@ -246,6 +249,7 @@ class AVHubertEncoder(nn.Module):
     modality_dropout, audio_dropout: probability that `pretrain` drops a modality, and that it is
       the audio.
     remat: recompute each layer in the backward pass, to save memory.
+    axis_name: mapped axis over which batch statistics are shared, for `pmap`.
     dtype: of the computation; parameters and statistics stay float32.
   """
 
@@ -271,12 +275,13 @@ class AVHubertEncoder(nn.Module):
   modality_dropout: float = 0.5
   audio_dropout: float = 0.5
   remat: bool = False
+  axis_name: str | None = None
   dtype: Any = jnp.float32
 
   def setup(self):
     self.audio_encoder = Dense(self.width, dtype=self.dtype)
     self.video_encoder = LipEncoder(
-      self.width, self.resnet_widths, self.resnet_blocks, dtype=self.dtype
+      self.width, self.resnet_widths, self.resnet_blocks, self.axis_name, dtype=self.dtype
     )
     self.layer_norm = LayerNorm(dtype=self.dtype)
     self.post_extract_proj = Dense(self.width, dtype=self.dtype)

@@ -72,6 +72,7 @@ class Conv(nn.Module):
   kernel_size: Sequence[int]
   strides: int | Sequence[int] = 1
   padding: int | Sequence[int] = 0
+  dilation: int | Sequence[int] = 1
   groups: int = 1
   use_bias: bool = True
   kernel_init: Initializer | None = None
@@ -88,6 +89,7 @@ class Conv(nn.Module):
       kernel.astype(self.dtype),
       window_strides=_per_axis(self.strides, len(window)),
       padding=[(p, p) for p in _per_axis(self.padding, len(window))],
+      rhs_dilation=_per_axis(self.dilation, len(window)),
       dimension_numbers=_LAYOUTS[len(window)],
       feature_group_count=self.groups,
     )
@@ -140,7 +142,7 @@ class BatchNorm(nn.Module):
   In training the batch's mean and biased variance normalise, and the running variance takes in the
   UNBIASED one: new = (1 - momentum) * old + momentum * batch. (Flax's own layer stores the biased
   one, which differs visibly on 1x1 maps.) With `axis_name`, the batch is the one of all devices on
-  that mapped axis.
+  that mapped axis. With a `mask` (B, ...) over leading axes, statistics see only where it is True.
   """
 
   epsilon: float = 1e-5
@@ -149,7 +151,7 @@ class BatchNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):  # (B, ..., C)
+  def __call__(self, x, mask=None, *, train: bool):  # (B, ..., C)
     channels = (x.shape[-1],)
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
@@ -158,11 +160,10 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, channels)
 
     if train:
-      axes = tuple(range(x.ndim - 1))
-      mean, var, number = _moments(x.astype(jnp.float32), axes, self.axis_name)
+      mean, var, number = _moments(x.astype(jnp.float32), mask, self.axis_name)
       if not self.is_initializing():
         keep = 1 - self.momentum
-        unbiased = var * (number / max(number - 1, 1))
+        unbiased = var * (number / jnp.maximum(number - 1, 1))
         running_mean.value = keep * running_mean.value + self.momentum * mean
         running_var.value = keep * running_var.value + self.momentum * unbiased
         count.value += 1
@@ -174,15 +175,29 @@ class BatchNorm(nn.Module):
     return y.astype(self.dtype)
 
 
-def _moments(x, axes, axis_name):
+def _moments(x, mask, axis_name):
   """Returns mean, biased variance and number of values per channel, over all devices."""
-  number = math.prod(x.shape[axis] for axis in axes)
+  axes = tuple(range(x.ndim - 1))
+  if mask is not None:
+    mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    return _masked_moments(x, jnp.broadcast_to(mask, (*x.shape[:-1], 1)), axes, axis_name)
+  number = math.prod(x.shape[:-1])
   mean = jnp.mean(x, axes)
   if axis_name is None:
     return mean, jnp.mean(jnp.square(x - mean), axes), number
   mean = lax.pmean(mean, axis_name)
   var = lax.pmean(jnp.mean(jnp.square(x - mean), axes), axis_name)
   return mean, var, number * lax.axis_size(axis_name)
+
+
+def _masked_moments(x, mask, axes, axis_name):
+  def total(values):
+    values = jnp.where(mask, values, 0).sum(axes)
+    return values if axis_name is None else lax.psum(values, axis_name)
+
+  number = jnp.maximum(total(jnp.ones_like(x)), 1)
+  mean = total(x) / number
+  return mean, total(jnp.square(x - mean)) / number, number
 
 
 class PReLU(nn.Module):

@@ -116,12 +116,105 @@ AVHUBERT_SEQ2SEQ = (
   ('decoder/layer_norm', 'decoder.layer_norm', LAYER_NORM),
 )
 
+_ESPNET_ATTENTION = tuple(
+  (ours, theirs, DENSE)
+  for ours, theirs in (
+    ('q_proj', 'linear_q'),
+    ('k_proj', 'linear_k'),
+    ('v_proj', 'linear_v'),
+    ('out_proj', 'linear_out'),
+  )
+)
+_ESPNET_FEED_FORWARD = (('w_{k}', 'w_{k}', DENSE),)
+_CONFORMER_LAYER = (
+  ('self_attn', 'self_attn', (*raw('pos_bias_u'), *raw('pos_bias_v'))),
+  *(
+    (f'self_attn/linear_{name}', f'self_attn.linear_{name}', DENSE)
+    for name in ('q', 'k', 'v', 'out', 'pos')
+  ),
+  *under('feed_forward', 'feed_forward', _ESPNET_FEED_FORWARD),
+  *under('feed_forward_macaron', 'feed_forward_macaron', _ESPNET_FEED_FORWARD),
+  ('conv_module/pointwise_conv{k}', 'conv_module.pointwise_conv{k}', CONV),
+  ('conv_module/depthwise_conv', 'conv_module.depthwise_conv', CONV),
+  ('conv_module/norm', 'conv_module.norm', BATCH_NORM),
+  *((name, name, LAYER_NORM) for name in ('norm_ff', 'norm_mha', 'norm_ff_macaron')),
+  *((name, name, LAYER_NORM) for name in ('norm_conv', 'norm_final')),
+)
+_CONFORMER_STAGE = (
+  *((name, name, CONV) for name in ('conv1a', 'conv2a', 'conv1b', 'conv2b', 'downsample')),
+  *((name, name, BATCH_NORM) for name in ('bn1a', 'bn1b', 'outbna', 'outbnb')),
+)
+CONFORMER_OBSERVER = (
+  ('front_end/conv', 'visual_frontend.frontend3D.0', CONV),
+  ('front_end/norm', 'visual_frontend.frontend3D.1', BATCH_NORM),
+  *under('front_end/layer{i}', 'visual_frontend.resnet.layer{i}', _CONFORMER_STAGE),
+  ('encoder/embed', 'encoder.embed.0', DENSE),
+  ('encoder/embed_norm', 'encoder.embed.1', LAYER_NORM),
+  *under('encoder/layers_{i}', 'encoder.encoders.{i}', _CONFORMER_LAYER),
+  ('encoder/after_norm', 'encoder.after_norm', LAYER_NORM),
+  ('decoder/embed', 'decoder.embed.0', EMBED),
+  *under('decoder/layers_{i}_self_attn', 'decoder.decoders.{i}.self_attn', _ESPNET_ATTENTION),
+  *under('decoder/layers_{i}_src_attn', 'decoder.decoders.{i}.src_attn', _ESPNET_ATTENTION),
+  *under(
+    'decoder/layers_{i}_feed_forward', 'decoder.decoders.{i}.feed_forward', _ESPNET_FEED_FORWARD
+  ),
+  ('decoder/layers_{i}_norm{j}', 'decoder.decoders.{i}.norm{j}', LAYER_NORM),
+  ('decoder/after_norm', 'decoder.after_norm', LAYER_NORM),
+  ('decoder/output', 'decoder.output_layer', DENSE),
+  ('ctc', 'ctc.ctc_lo', DENSE),
+)
+
+_MVM_BLOCK = (
+  ('norm_{k}', 'res_layer.{k}', BATCH_NORM),
+  ('conv_{k}', 'res_layer.{k}', CONV),
+  ('relu_{k}', 'res_layer.{k}', PRELU),
+  ('shortcut', 'shortcut_layer.0', CONV),
+  ('shortcut_norm', 'shortcut_layer.1', BATCH_NORM),
+)
+_MVM_MEMORY = (
+  ('', '', (*raw('key'), *raw('value'))),
+  *((name, name, DENSE) for name in ('q_embd', 'v_embd', 'v_up', 'linear')),
+  ('norm{k}', 'norm{k}', LAYER_NORM),
+)
+_MVM_TEMPORAL = (
+  ('branch_{j}_{k}_conv', 'cbcr{j}_{k}.conv', CONV),
+  ('branch_{j}_{k}_norm', 'cbcr{j}_{k}.batchnorm', BATCH_NORM),
+  ('branch_{j}_{k}_relu', 'cbcr{j}_{k}.non_lin', PRELU),
+  ('downsample', 'downsample', CONV),
+  ('relu', 'relu_final', PRELU),
+)
+MVM_LRW = (
+  ('visual/conv', 'v_front_state_dict.frontend.0', CONV),
+  ('visual/norm', 'v_front_state_dict.frontend.1', BATCH_NORM),
+  ('visual/relu', 'v_front_state_dict.frontend.2', PRELU),
+  *under('visual/stage_{i}_{j}', 'v_front_state_dict.resnet.layer{i}.{j}', _MVM_BLOCK),
+  ('visual/out_norm', 'v_front_state_dict.resnet.out_layer.0', BATCH_NORM),
+  ('visual/out', 'v_front_state_dict.resnet.out_layer.3', DENSE),
+  ('visual/out_layer_norm', 'v_front_state_dict.resnet.out_layer.4', LAYER_NORM),
+  ('audio/conv_0', 'a_front_state_dict.frontend.0', CONV),
+  ('audio/norm_0', 'a_front_state_dict.frontend.1', BATCH_NORM),
+  ('audio/relu_0', 'a_front_state_dict.frontend.2', PRELU),
+  ('audio/conv_1', 'a_front_state_dict.frontend.3', CONV),
+  ('audio/norm_1', 'a_front_state_dict.frontend.4', BATCH_NORM),
+  ('audio/relu_1', 'a_front_state_dict.frontend.5', PRELU),
+  *under('audio/block', 'a_front_state_dict.Res_block.0', _MVM_BLOCK),
+  ('audio/block_norm', 'a_front_state_dict.Res_block.1', BATCH_NORM),
+  ('audio/out', 'a_front_state_dict.Linear.0', DENSE),
+  ('audio/out_layer_norm', 'a_front_state_dict.Linear.1', LAYER_NORM),
+  *under('memory', 'mem_state_dict', _MVM_MEMORY),
+  *under('memory_{i}', 'tcn_state_dict.tcn.mb_ms_tcn.mem{i}', _MVM_MEMORY),
+  *under('temporal_{i}', 'tcn_state_dict.tcn.mb_ms_tcn.layer{i}', _MVM_TEMPORAL),
+  ('out', 'tcn_state_dict.tcn.tcn_output', DENSE),
+)
+
 TABLES = {
   'avhubert_base_encoder': AVHUBERT_ENCODER,
   'avhubert_base_seq2seq': AVHUBERT_SEQ2SEQ,
   'avhubert_large_encoder': AVHUBERT_ENCODER,
   'avhubert_large_seq2seq': AVHUBERT_SEQ2SEQ,
   'color_syncnet': COLOR_SYNCNET,
+  'conformer_observer': CONFORMER_OBSERVER,
+  'mvm_lrw': MVM_LRW,
   'syncnet_v2': SYNCNET_V2,
   'talklip_discriminator': QUALITY_DISCRIMINATOR,
   'talklip_generator': TALKLIP,
