@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from tfg_jax import errors
@@ -48,6 +48,9 @@ def main(argv, values=flags.FLAGS):
     raise errors.ConfigError('--workdir is missing', hint='give a folder: --workdir=/tmp/tfg')
   if values.config is None and values.mode == 'train':
     raise errors.ConfigError('--config is missing', hint='e.g. --config=configs/demo.py')
+  if values['verbosity'].using_default_value:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
+
   # Imported here so that --help answers at once.
   import jax
 

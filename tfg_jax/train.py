@@ -55,6 +55,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib
   with checkpoints.Checkpoints(workdir, run.checkpoint) as saved, _StopRequest() as stop:
     state, progress = _start(run, system, devices, saved)
     start = int(state.step)
+    if start >= run.num_steps or system.finished(state):
+      reporting.say(f'Nothing left to do: step {start} of {run.num_steps}. Give more --config.num_steps.')
+      return True
     if progress.data_position is not None:
       batches.set_state(progress.data_position)
     _say_plan(run, devices, source, state)
@@ -103,6 +106,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib
     finally:
       feed.close()
       report.close()
+  _say_done(run, system, results, workdir, time.monotonic() - began)
   return True
 
 
@@ -160,6 +164,19 @@ def _say_plan(run, devices, source, state):
   reporting.say(
     f'{run.system} on {count} x {kind} ({run.partition}, {run.dtype}): {len(source)} clips, '
     f'{run.data.batch_size} a step ({run.data.batch_size // count} per device); parameters: {nets}.'
+  )
+
+
+def _say_done(run, system, results, workdir, seconds):
+  reporting.say(results.table())
+  reporting.say(system.summary(results.means))
+  reporting.say(
+    f'{run.system} is trained: {results.step} steps, {seconds / 60:.1f} minutes in this go.\n'
+    f'  clips to watch   {workdir / "samples"}\n'
+    f'  curves           tensorboard --logdir={workdir / "tensorboard"}\n'
+    f'  numbers          {workdir / evaluate.RESULTS_FILE}, {workdir / evaluate.CLIPS_FILE}\n'
+    f'  your own media   python -m tfg_jax.generate --workdir={workdir} --video=F --audio=F '
+    '--output=OUT.mp4'
   )
 
 

@@ -98,6 +98,9 @@ class System(Protocol):
   def eval_step(self, state: State, batch: Batch) -> Metrics:
     """(B,) numbers per example, named 'who/metric': the generated row beside its baselines."""
 
+  def summary(self, results: dict[str, float]) -> str:
+    """The means of `eval_step` over a split, in a sentence for people."""
+
   def on_evaluation(self, state: State, results: dict[str, float]) -> State:
     """Schedules that react to validation; called on the host between steps."""
 
