@@ -46,7 +46,7 @@ def ssim_map(image, reference):
   """(N, H, W, C) images to the (N, H - 10, W - 10, C) map whose mean is the SSIM."""
   # Moments about the middle of the range lose fewer float32 digits; SSIM's variances do not change.
   x, y = image.astype(jnp.float32) - 127.5, reference.astype(jnp.float32) - 127.5
-  mean_x, mean_y, xx, yy, xy = (_blur(moment) for moment in (x, y, x * x, y * y, x * y))
+  mean_x, mean_y, xx, yy, xy = _blur(jnp.stack([x, y, x * x, y * y, x * y]))
   var_x, var_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
   mean_x, mean_y = mean_x + 127.5, mean_y + 127.5
   c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -55,10 +55,10 @@ def ssim_map(image, reference):
 
 
 def _blur(x):
-  """Gaussian blur of sigma 1.5 where the window of radius 5 lies inside the image."""
+  """Gaussian blur over axes -3 and -2, sigma 1.5, where the window of radius 5 lies inside."""
   taps = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
   taps = jnp.asarray(taps / taps.sum(), jnp.float32)
-  for axis in (1, 2):
+  for axis in (-3, -2):
     length = x.shape[axis] - len(taps) + 1
     x = sum(tap * lax.slice_in_dim(x, i, i + length, axis=axis) for i, tap in enumerate(taps))
   return x

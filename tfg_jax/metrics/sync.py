@@ -76,8 +76,8 @@ def sync_distances(lips, speech, number=None):
   number = length if number is None else number
   speech = jnp.where(jnp.arange(length)[:, None] < number, speech, 0)
   padded = jnp.pad(speech, ((MAX_SHIFT, MAX_SHIFT), (0, 0)))
-  shifted = (padded[j : j + length] for j in range(2 * MAX_SHIFT + 1))
-  return jnp.stack([jnp.linalg.norm(lips - other + _PENALTY, axis=-1) for other in shifted], axis=1)
+  shifted = padded[jnp.arange(length)[:, None] + jnp.arange(2 * MAX_SHIFT + 1)]  # (N, 31, D)
+  return jnp.linalg.norm(lips[:, None] - shifted + _PENALTY, axis=-1)
 
 
 def sync_scores(lips, speech, number=None) -> SyncScores:
