@@ -51,6 +51,7 @@ def get_config(variant='g+c'):
     discriminator={},
     windows=8,
     window_frames=5,
+    evaluation_windows=8,
     loss=dict(adversarial=adversarial, lip=lip, contrastive=contrastive),
     learning_rate=1e-4,
     b1=0.5,
@@ -71,18 +72,20 @@ def get_test_config(variant='g+c'):
   c.model.update(
     face=dict(
       encoder=(4, 8, 8),
-      encoder_residuals=(0, 1, 1),
+      encoder_residuals=(0, 1, 0),
       decoder=(4, 8, 8),
-      decoder_residuals=(1, 1, 0),
+      decoder_residuals=(0, 1, 0),
       head=4,
     ),
     discriminator=dict(widths=(4, 8, 8)),
     windows=2,
+    evaluation_windows=2,
+    learning_rate=1e-3,
   )
-  c.model.audio_encoder = (
-    dict(widths=(4, 8, 8, 8, 8), residuals=(1, 0, 0, 0))
-    if c.model.audio == 'local'
-    else dict(
+  if c.model.audio == 'local':
+    c.model.audio_encoder = dict(widths=(4, 8, 8, 8, 8), residuals=(0, 0, 1, 0))
+  else:
+    c.model.audio_encoder = dict(
       width=16,
       depth=4,
       mlp_width=32,
@@ -94,7 +97,6 @@ def get_test_config(variant='g+c'):
       classes=12,
       label_width=8,
     )
-  )
   c.checkpoint.update(every=2, keep=2)
   c.evaluation.update(every=2, samples=2)
   return c

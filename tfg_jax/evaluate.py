@@ -63,12 +63,12 @@ class Results:
 class Evaluation:
   """One system's evaluation on one split: compiled once, run as often as the loop asks."""
 
-  def __init__(self, run: configuration.Run, system: base.System, devices: partition.Partition):
+  def __init__(self, run: configuration.Run, system: base.System, place: partition.Partition):
     self._run = run
     self._system = system
-    self._devices = devices
+    self._place = place
     self._source = records.RecordSource(run.data.root, run.evaluation.split)
-    self._eval_step = devices.evaluate(system.eval_step)
+    self._eval_step = place.evaluate(system.eval_step)
     self._samples = jax.jit(system.samples)
 
   def run(self, state: base.State) -> Results:
@@ -76,7 +76,7 @@ class Evaluation:
     clip_ids, collected = [], []
     for batch in self._batches():
       real = batch['example_mask']
-      numbers = jax.device_get(self._eval_step(state, self._devices.put(batch)))
+      numbers = jax.device_get(self._eval_step(state, self._place.put(batch)))
       collected.append({name: values[real] for name, values in numbers.items()})
       clip_ids += [self._clip_id(index) for index in batch['clip_index'][real]]
     numbers = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
@@ -120,10 +120,10 @@ def evaluate_workdir(workdir: pathlib.Path, config) -> Results:
   """
   run = configuration.resolve(config)
   state = trained.load(workdir).state
-  devices = partition.build(run.partition, batch_size=run.data.batch_size)
-  system = systems.build(run, axis_name=devices.axis_name)
-  state = jax.device_put(state, devices.whole)
-  results = Evaluation(run, system, devices).run(state)
+  place = partition.build(run.partition, batch_size=run.data.batch_size)
+  system = systems.build(run, axis_name=place.axis_name)
+  state = jax.device_put(state, place.whole)
+  results = Evaluation(run, system, place).run(state)
   results.save(workdir)
   reporting.say(results.table())
   return results

@@ -24,12 +24,15 @@ from tfg_jax.data import pipeline, records
 from tfg_jax.systems import base
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> bool:
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path, *, devices=None
+) -> bool:
   """Trains from scratch, or goes on where the workdir's last checkpoint stands.
 
   Args:
     config: see `tfg_jax/configuration.py`; `data.root` must name a record set.
     workdir: where checkpoints, metrics and samples go.
+    devices: to use; None for all.
 
   Returns:
     True if all steps are done, False if the run was asked to stop (SIGTERM, Ctrl-C); it has saved.
@@ -40,9 +43,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib
   """
   workdir = pathlib.Path(workdir).absolute()
   run = configuration.resolve(config)
-  devices = partition.build(run.partition, batch_size=run.data.batch_size)
+  place = partition.build(run.partition, batch_size=run.data.batch_size, devices=devices)
   source = records.RecordSource(run.data.root, 'train')
-  system = systems.build(run, axis_name=devices.axis_name)
+  system = systems.build(run, axis_name=place.axis_name)
   batches = pipeline.train_batches(
     source,
     sample=system.sample,
@@ -53,17 +56,17 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib
   trained.save_config(workdir, config)
 
   with checkpoints.Checkpoints(workdir, run.checkpoint) as saved, _StopRequest() as stop:
-    state, progress = _start(run, system, devices, saved)
+    state, progress = _start(run, system, place, saved)
     start = int(state.step)
     if start >= run.num_steps or system.finished(state):
-      reporting.say(f'Nothing left to do: step {start} of {run.num_steps}. Give more --config.num_steps.')
+      reporting.say(f'Nothing left to do: step {start} of {run.num_steps} (config.num_steps).')
       return True
     if progress.data_position is not None:
       batches.set_state(progress.data_position)
-    _say_plan(run, devices, source, state)
-    evaluation = evaluate.Evaluation(run, system, devices)
-    step_fn = devices.train(skip_non_finite(system.train_step))
-    feed = pipeline.DevicePrefetch(batches, devices.put)
+    _say_plan(run, place, source, state)
+    evaluation = evaluate.Evaluation(run, system, place)
+    step_fn = place.train(skip_non_finite(system.train_step))
+    feed = pipeline.DevicePrefetch(batches, place.put)
     report = reporting.Reporter(
       workdir,
       num_steps=run.num_steps,
@@ -131,12 +134,12 @@ def skip_non_finite(train_step):
   return step
 
 
-def _start(run, system, devices, saved) -> tuple[base.State, checkpoints.Progress]:
+def _start(run, system, place, saved) -> tuple[base.State, checkpoints.Progress]:
   """The state of the latest checkpoint, else a fresh one."""
   key = jax.random.key(run.seed)
   if saved.latest_step is None:
-    return devices.init(system.init, key), checkpoints.Progress()
-  abstract = checkpoints.abstract_state(system.init, key, devices.whole)
+    return place.init(system.init, key), checkpoints.Progress()
+  abstract = checkpoints.abstract_state(system.init, key, place.whole)
   state, progress = saved.restore(saved.latest_step, abstract)
   reporting.say(f'Going on after step {int(state.step)} of {run.num_steps}.')
   return state, progress
@@ -153,9 +156,9 @@ def _check_finite(state, run):
     )
 
 
-def _say_plan(run, devices, source, state):
-  count = devices.mesh.size
-  kind = devices.mesh.devices.flat[0].device_kind
+def _say_plan(run, place, source, state):
+  count = place.mesh.size
+  kind = place.mesh.devices.flat[0].device_kind
   sizes = {
     name: sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(net.params))
     for name, net in state.nets.items()

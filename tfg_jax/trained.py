@@ -57,7 +57,7 @@ def load(workdir: str | pathlib.Path, *, step: int | None = None) -> Trained:
   """
   run = configuration.resolve(read_config(workdir))
   # One device is enough for use, and any batch size fits it.
-  devices = partition.build('jit', batch_size=run.data.batch_size, devices=jax.devices()[:1])
+  place = partition.build('jit', batch_size=run.data.batch_size, devices=jax.devices()[:1])
   system = systems.build(run, axis_name=None)
   with checkpoints.Checkpoints(workdir, run.checkpoint, read_only=True) as saved:
     step = saved.best_step if step is None else step
@@ -67,6 +67,6 @@ def load(workdir: str | pathlib.Path, *, step: int | None = None) -> Trained:
         where=workdir,
         hint='let it train until its first save (config.checkpoint.every).',
       )
-    abstract = checkpoints.abstract_state(system.init, jax.random.key(0), devices.whole)
+    abstract = checkpoints.abstract_state(system.init, jax.random.key(0), place.whole)
     state, _ = saved.restore(step, abstract)
   return Trained(run, system, state, step)

@@ -127,6 +127,11 @@ def weights_key(key: jax.Array) -> jax.Array:
   return jax.random.wrap_key_data(data, impl='unsafe_rbg')
 
 
+def global_norm(grads) -> jax.Array:
+  """The L2 norm of all numbers of a tree; finite only if every one of them is."""
+  return jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(grads)))
+
+
 def mean_over_devices(tree, axis_name: str | None):
   """Averages over the pmap axis; under jit (None) the numbers are already global."""
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

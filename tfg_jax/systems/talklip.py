@@ -339,8 +339,8 @@ class TalkLip:
     }
     g_grads, d_grads, metrics = base.mean_over_devices((g_grads, d_grads, metrics), self.axis_name)
     metrics |= {
-      'g/grad_norm': optax.global_norm(g_grads),
-      'd/grad_norm': optax.global_norm(d_grads),
+      'g/grad_norm': base.global_norm(g_grads),
+      'd/grad_norm': base.global_norm(d_grads),
     }
 
     optimizer = self._optimizer

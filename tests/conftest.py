@@ -1,0 +1,53 @@
+"""Settings of all tests: two virtual devices, quick compilation, and a cache that tests share."""
+
+import os
+
+# Before JAX starts. Compiling is most of what tests wait for; code that is optimised less is exact.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import corpus
+import jax
+import pytest
+
+jax.config.update('jax_num_cpu_devices', 2)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compilation_cache(tmp_path_factory):
+  """One folder of compiled programs for this session and the processes that it starts."""
+  folder = str(tmp_path_factory.mktemp('compiled'))
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
+  jax.config.update('jax_compilation_cache_dir', folder)
+  yield
+  del os.environ['JAX_COMPILATION_CACHE_DIR']
+
+
+@pytest.fixture(scope='session')
+def toy_records(tmp_path_factory):
+  """A record set of 8 training and 3 validation clips, see `tests/corpus.py`."""
+  return corpus.write(tmp_path_factory.mktemp('toy'))
+
+
+@pytest.fixture(scope='session')
+def twin(toy_records):
+  """`twin(variant, **changes)`: the small TalkLip config on the toy records."""
+  from configs import talklip
+
+  def config(variant='no_lip', **changes):
+    c = talklip.get_test_config(variant)
+    c.data.root = str(toy_records)
+    c.update_from_flattened_dict(changes)
+    return c
+
+  return config
+
+
+@pytest.fixture(scope='session')
+def trained_workdir(twin, tmp_path_factory):
+  """The workdir of the twin after its 4 steps; tests must not change it."""
+  from tfg_jax import train
+
+  workdir = tmp_path_factory.mktemp('trained')
+  assert train.train_and_evaluate(twin(), workdir, devices=jax.devices()[:1])
+  return workdir

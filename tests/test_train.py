@@ -1,0 +1,177 @@
+"""The loop: what it computes on any devices, how it resumes, and when it stops."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tfg_jax import checkpoints, configuration, errors, partition, systems, train, trained
+from tfg_jax.data import pipeline, records
+from tfg_jax.systems import base
+
+
+def batches_of(run, system, count):
+  source = records.RecordSource(run.data.root, 'train')
+  with pipeline.train_batches(
+    source, sample=system.sample, seed=0, **run.data.per_process
+  ) as batches:
+    return [next(batches) for _ in range(count)]
+
+
+def steps_on(config, devices, count=3):
+  """Metrics of each step and the evaluation numbers after them."""
+  run = configuration.resolve(config)
+  place = partition.build(run.partition, batch_size=run.data.batch_size, devices=devices)
+  system = systems.build(run, axis_name=place.axis_name)
+  state = place.init(system.init, jax.random.key(0))
+  step = place.train(train.skip_non_finite(system.train_step))
+  rows = []
+  batches = batches_of(run, system, count)
+  for batch in batches:
+    state, metrics = step(state, place.put(batch))
+    rows.append(jax.device_get(metrics))
+  numbers = jax.device_get(place.evaluate(system.eval_step)(state, place.put(batches[0])))
+  return step, state, rows, numbers
+
+
+@pytest.fixture(scope='module')
+def on_one_device(twin):
+  return steps_on(twin(), jax.devices()[:1])
+
+
+def assert_same_training(actual, expected):
+  for metrics, other in zip(actual[2], expected[2], strict=True):
+    assert metrics.keys() == other.keys()
+    for name, value in metrics.items():
+      np.testing.assert_allclose(value, other[name], rtol=2e-4, atol=1e-6, err_msg=name)
+  for name, value in actual[3].items():
+    np.testing.assert_allclose(value, expected[3][name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_two_devices_train_as_one_does(twin, on_one_device):
+  assert_same_training(steps_on(twin(), jax.devices()[:2]), on_one_device)
+
+
+def test_pmap_trains_as_jit_does(twin, on_one_device):
+  assert_same_training(steps_on(twin(partition='pmap'), jax.devices()[:2]), on_one_device)
+
+
+def test_the_step_compiles_once(on_one_device):
+  assert on_one_device[0]._cache_size() == 1
+
+
+def test_both_players_learn_and_keep_their_own_optimizer(on_one_device):
+  nets = on_one_device[1].nets
+  assert set(nets) == {'generator', 'discriminator'}
+  for net in nets.values():
+    assert int(net.opt_state[0].count) == 3
+    assert jax.tree.structure(net.opt_state[0].mu) == jax.tree.structure(net.params)
+
+
+def test_l1_falls_on_a_repeated_batch(twin, on_one_device):
+  run = configuration.resolve(twin())
+  place = partition.build('jit', batch_size=2, devices=jax.devices()[:1])
+  system = systems.build(run, axis_name=None)
+  step, state = on_one_device[:2]
+  state = jax.tree.map(jnp.copy, state)  # the step reuses the memory of what it is given
+  (batch,) = batches_of(run, system, 1)
+  l1 = []
+  for _ in range(60):
+    state, metrics = step(state, place.put(batch))
+    l1.append(float(metrics['g/l1']))
+  assert l1[-1] < 0.6 * l1[0]
+
+
+# --------------------------------------------------------------------------------------------------
+# Resuming
+# --------------------------------------------------------------------------------------------------
+
+
+def final_state(config, workdir):
+  run = configuration.resolve(config)
+  system = systems.build(run, axis_name=None)
+  place = partition.build('jit', batch_size=2, devices=jax.devices()[:1])
+  with checkpoints.Checkpoints(workdir, run.checkpoint, read_only=True) as saved:
+    abstract = checkpoints.abstract_state(system.init, jax.random.key(0), place.whole)
+    return saved.restore(saved.latest_step, abstract)
+
+
+def assert_same_bits(tree, other):
+  def numbers(x):
+    return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(numbers(a), numbers(b)), tree, other)
+
+
+def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(twin, trained_workdir, tmp_path):
+  def part(steps):  # the first part is saved by its last step, like any other
+    return train.train_and_evaluate(twin(num_steps=steps), tmp_path, devices=jax.devices()[:1])
+
+  assert part(2)
+  assert part(4)
+  state, progress = final_state(twin(), tmp_path)
+  whole, expected = final_state(twin(), trained_workdir)
+  assert int(state.step) == 4
+  assert_same_bits(state, whole)
+  assert progress == expected
+  lines = [(d / 'metrics.jsonl').read_text() for d in (tmp_path, trained_workdir)]
+  assert lines[0] == lines[1]
+
+
+def test_a_finished_run_has_nothing_left_to_do(twin, trained_workdir, capsys):
+  before = sorted(p.name for p in (trained_workdir / 'checkpoints').iterdir())
+  assert train.train_and_evaluate(twin(), trained_workdir, devices=jax.devices()[:1])
+  assert 'Nothing left to do: step 4 of 4' in capsys.readouterr().out
+  assert sorted(p.name for p in (trained_workdir / 'checkpoints').iterdir()) == before
+
+
+def test_what_a_run_leaves_behind(trained_workdir):
+  rows = [json.loads(line) for line in (trained_workdir / 'metrics.jsonl').read_text().splitlines()]
+  steps = [row['step'] for row in rows if 'g/l1' in row]
+  assert steps == [1, 2, 3, 4]
+  assert [row['step'] for row in rows if 'generated/l1' in row] == [2, 4]
+  names = {path.name for path in (trained_workdir / 'samples').iterdir()}
+  assert {'step_000000004.png', 'step_000000004_clip_0.mp4'} <= names
+  assert list((trained_workdir / 'tensorboard').glob('events*'))
+
+
+def test_another_config_is_refused_by_name(twin, trained_workdir):
+  config = twin(**{'model.face.head': 6})
+  with pytest.raises(errors.CheckpointError, match='step 4 cannot be restored'):
+    train.train_and_evaluate(config, trained_workdir, devices=jax.devices()[:1])
+  (trained_workdir / trained.CONFIG_FILE).write_text(json.dumps(twin().to_dict()))
+
+
+# --------------------------------------------------------------------------------------------------
+# Numbers that are not finite
+# --------------------------------------------------------------------------------------------------
+
+
+def state_of_one_number():
+  net = base.Net(params={'w': jnp.ones(2)}, stats={}, opt_state={})
+  return base.State.create(jax.random.key(0), {'g': net})
+
+
+def test_a_non_finite_step_is_counted_and_not_applied():
+  def train_step(state, batch):
+    net = state.nets['g'].replace(params={'w': state.nets['g'].params['w'] + batch})
+    return state.replace(nets={'g': net}), {'g/loss': batch}
+
+  step = jax.jit(train.skip_non_finite(train_step))
+  state = state_of_one_number()
+  for number in (1.0, np.nan, np.inf):
+    state, _ = step(state, jnp.float32(number))
+  np.testing.assert_array_equal(state.nets['g'].params['w'], [2, 2])
+  assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (3, 2, 2)
+  state, _ = step(state, jnp.float32(3))
+  np.testing.assert_array_equal(state.nets['g'].params['w'], [5, 5])
+  assert (int(state.skipped), int(state.skipped_in_row)) == (2, 0)
+
+
+def test_too_many_of_them_stop_the_run_and_name_the_steps(twin):
+  run = configuration.resolve(twin(max_skipped_in_row=3))
+  state = state_of_one_number().replace(step=jnp.int32(10), skipped_in_row=jnp.int32(3))
+  with pytest.raises(errors.TrainingError, match=r'the last 3 steps \(8 to 10\)'):
+    train._check_finite(state, run)
