@@ -628,5 +628,5 @@ def test_a_real_face_is_redrawn_where_it_is(tmp_path):
   assert made.frames == made.redrawn == 25
   with media.VideoReader(request.output) as reader:
     difference = abs(next(reader.frames(5, 6)).astype(int) - skimage_data.astronaut()).max(axis=2)
-  rows, columns = np.nonzero(difference > 40)
-  assert rows.min() > 110 and rows.max() < 180 and columns.min() > 180 and columns.max() < 270
+  changed = difference > 60  # coding alone changes few pixels by as much
+  assert changed[115:180, 180:272].sum() > 0.97 * changed.sum() > 500

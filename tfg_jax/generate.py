@@ -17,7 +17,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import tqdm
-from absl import app, flags
+from absl import app, flags, logging
 
 import tfg_jax
 from tfg_jax import errors, faces, media
@@ -484,6 +484,7 @@ def main(argv, values=flags.FLAGS):
     raise errors.ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
   request = request_from_flags(values)
   request.check()  # before a checkpoint is loaded, which takes longer
+  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   try:
     lip_sync(request, load_generator(values.workdir))
   except KeyboardInterrupt:
