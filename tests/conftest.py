@@ -2,8 +2,6 @@
 
 import os
 
-# Before JAX starts. Compiling is most of what tests wait for; code that is optimised less is exact.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import corpus
@@ -11,6 +9,12 @@ import jax
 import pytest
 
 jax.config.update('jax_num_cpu_devices', 2)
+
+
+def pytest_configure(config):
+  """Before JAX starts: tiny networks wait for the compiler, full-size ones for the arithmetic."""
+  if 'not parity' in config.option.markexpr:
+    os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -47,7 +47,7 @@ class Results:
   def table(self) -> str:
     """Who (rows) by metric (columns), ground truth first."""
     means = self.means
-    who = list(dict.fromkeys(name.split('/')[0] for name in means))
+    who = sorted({name.split('/')[0] for name in means}, key=lambda name: name != 'ground_truth')
     metrics = list(dict.fromkeys(name.split('/')[1] for name in means))
     lines = [f'{"":16}' + ''.join(f'{metric:>14}' for metric in metrics)]
     for row in who:
