@@ -97,6 +97,18 @@ def test_an_image_is_a_video_of_one_frame(tmp_path):
     assert len(reader) == 1 and reader.rate == 25
 
 
+@pytest.mark.parametrize('orientation, turns', [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path, orientation, turns):
+  jpeg = cv2.imencode('.jpg', clips.frame(5, 64, 32)[..., ::-1])[1].tobytes()
+  entry = b'\x01\x12\0\x03\0\0\0\x01' + bytes([0, orientation, 0, 0])  # one SHORT, tag 0x0112
+  exif = b'Exif\0\0MM\0*\0\0\0\x08' + b'\0\x01' + entry + bytes(4)
+  path = tmp_path / 'photo.jpg'
+  path.write_bytes(jpeg[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + jpeg[2:])
+  expected = np.rot90(clips.frame(5, 64, 32), turns).astype(int)
+  np.testing.assert_allclose(media.read_image(path).mean(), expected.mean(), atol=2)
+  assert abs(media.read_image(path) - expected).mean() < 8
+
+
 def test_only_the_seconds_asked_for_are_read(tmp_path):
   path = clips.write(tmp_path / 'clip.mp4', 50)
   with media.VideoReader(path, seconds=0.5) as reader:
