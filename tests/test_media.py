@@ -205,11 +205,16 @@ def test_sound_before_the_first_picture_is_cut(tmp_path):
   assert len(media.read_audio(path)) / 16_000 == pytest.approx(0.6, abs=2e-3)
 
 
-def test_lost_sound_is_silence(tmp_path):
+@pytest.mark.parametrize(
+  'second, silence, dropped',
+  [(1.5, 8000, 0), (1.02, 0, 0), (0.8, 0, 3200)],
+  ids=['lost sound', 'rounding', 'sound twice'],
+)
+def test_sound_is_put_where_its_timestamps_say(tmp_path, second, silence, dropped):
   path = tmp_path / 'gap.mkv'
   with av.open(str(path), 'w') as output:
     sound = output.add_stream('pcm_s16le', rate=16_000, layout='mono')
-    for start in (0.0, 1.5):
+    for start in (0.0, second):
       block = np.full((1, 16_000), 5000, np.int16)
       piece = av.AudioFrame.from_ndarray(block, format='s16', layout='mono')
       piece.sample_rate, piece.pts = 16_000, round(start * 16_000)
@@ -217,9 +222,40 @@ def test_lost_sound_is_silence(tmp_path):
       output.mux(sound.encode(piece))
     output.mux(sound.encode(None))
   wave = media.read_audio(path)
-  assert len(wave) == 40_000
-  assert (wave[:16_000] == 5000).all() and (wave[24_000:] == 5000).all()
-  assert not wave[16_000:24_000].any()
+  assert len(wave) == 32_000 + silence - dropped
+  assert (wave == 5000).sum() == 32_000 - dropped
+  assert not wave[16_000 : 16_000 + silence].any()
+
+
+def test_a_clock_that_is_set_back_loses_no_sound(tmp_path):
+  """Transport streams may be joined: the second begins at its own time."""
+  parts = [
+    clips.write(
+      tmp_path / f'{start}.ts', audio=clips.tone(2), audio_start=start, container='mpegts'
+    )
+    for start in (30.0, 0.0)
+  ]
+  both = tmp_path / 'both.ts'
+  both.write_bytes(b''.join(pathlib.Path(part).read_bytes() for part in parts))
+  wave = media.read_audio(both)
+  assert len(wave) == pytest.approx(4 * 16_000, abs=4 * 1024)  # priming and padding of AAC
+  assert abs(wave[-8000:-2000]).max() > 10_000
+
+
+def test_a_damaged_stretch_of_sound_is_silence_and_said(tmp_path, caplog):
+  path = clips.write(tmp_path / 'a.mkv', audio=clips.tone(3), audio_codec='flac')
+  with av.open(path) as container:
+    packets = [(p.pos, p.size) for p in container.demux(audio=0) if p.size]
+  position, size = packets[4]
+  with open(path, 'r+b') as file:
+    file.seek(position + 8)
+    file.write(bytes(size - 8))
+  with caplog.at_level('WARNING', logger='absl'):
+    wave = media.read_audio(path)
+  assert '1 audio packets could not be decoded' in caplog.text
+  assert len(wave) == pytest.approx(48_000, abs=100)
+  lost = slice(4 * 1152 + 100, 5 * 1152 - 100)  # packets of 1152 samples
+  assert not wave[lost].any() and abs(wave[5 * 1152 :]).max() > 10_000
 
 
 def test_the_cover_of_a_song_is_not_a_video(tmp_path):

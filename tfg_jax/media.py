@@ -25,9 +25,7 @@ MAX_RATE = 240  # frames per second; beyond it timestamps are broken rather than
 MAX_AUDIO_HOURS = 12
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 PCM_SCALE = 32768  # int16 -> [-1, 1) by this and back, so that 16-bit audio comes through unchanged
-_GAP = (
-  0.1  # seconds; smaller disagreements of audio timestamps are rounding, larger ones are lost sound
-)
+_GAP = 0.04  # seconds; audio timestamps that are off by less are rounded, by more sound is lost
 _TEXT_AS_VIDEO = ('tty',)  # FFmpeg renders any .txt as ANSI art
 
 
@@ -185,8 +183,10 @@ def _source_audio(path, *, mono):
               step = min(ahead, rate)
               yield rate, np.zeros((step, block.shape[1]), np.float32)
               ahead -= step
+          elif ahead < -rate:
+            origin += ahead / rate  # the clock was set back by a second or more: go on from here
           elif ahead < -_GAP * rate:
-            origin += ahead / rate  # the clock was set back: go on from here
+            block = block[-ahead:]  # sound that was there already
         if end is not None:
           block = block[: max(end - position, 0)]
         position += len(block)
