@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from jax import lax
 from reference import (
   assert_close,
   assert_running_statistics,
@@ -96,7 +95,8 @@ def uint8_faces(array):
 
 
 def losses_of(arrays, variables, judge, expert):
-  """Returns a function of chosen parameters and an offset of the image: the four terms."""
+  """Returns the four terms, intermediates, each term's gradient at the image, and
+  the gradients of their weighted sum at `LEAVES`."""
   name = 'talklip_generator'
   generator, rows = network(name), arrays['in_id_audio']
   pose, identity = (uint8_faces(arrays[f'in_{x}_face_uint8']) for x in ('pose', 'identity'))
@@ -139,19 +139,17 @@ def losses_of(arrays, variables, judge, expert):
     return values, {'image': image, 'roi': roi, 'seen': seen, 'heard': heard, 'logits': logits}
 
   @jax.jit
-  def run(variables, judge, expert):
+  def forward(variables, judge, expert):
     flat = traverse_util.flatten_dict(variables['params'], sep='/')
     chosen = {leaf: flat[leaf] for leaf in LEAVES}
     offset = jnp.zeros((10, 96, 96, 3))
-    values, pull, mids = jax.vjp(
-      lambda *x: terms(*x, variables, judge, expert), chosen, offset, has_aux=True
-    )
-    # One cotangent after the other, so that the backward pass is compiled once.
-    cotangents = jnp.concatenate([jnp.eye(len(TERMS)), WEIGHTS[None]])
-    params, images = lax.map(pull, cotangents)
-    return values, mids, images[:-1], {leaf: x[-1] for leaf, x in params.items()}
+    return jax.vjp(lambda *x: terms(*x, variables, judge, expert), chosen, offset, has_aux=True)
 
-  return run(variables, judge, expert)
+  values, pull, mids = forward(variables, judge, expert)
+  # One compiled backward pass serves all terms and their sum.
+  backward = jax.jit(lambda pull, cotangent: pull(cotangent))
+  images = [backward(pull, row)[1] for row in np.eye(len(TERMS), dtype=np.float32)]
+  return values, mids, images, backward(pull, WEIGHTS)[0]
 
 
 def test_second_stage_losses_and_their_gradients():

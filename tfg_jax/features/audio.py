@@ -2,8 +2,8 @@
 
 All take a batch of 16 kHz mono clips, (B, S) int16 padded with anything behind `num_samples` (B,),
 have static shapes and can be jitted. Numbers are float32; against the float64 of the public code
-the largest error on the golden speech is 2e-6 of the range for log filter banks and log-mel, and
-4e-6 for MFCCs (tests/parity/test_audio_golden.py holds 1e-5).
+the largest error on the golden speech is 1e-6 of the largest value for log filter banks and MFCCs
+and 6e-6 for log-mel (tests/parity/test_audio_golden.py holds 1e-5).
 
 Sources: python_speech_features 0.6 `logfbank` and `mfcc`; Rudrabha/Wav2Lip `audio.py` with
 librosa 0.7; Sxjdwang/TalkLip `train.py`.
