@@ -124,7 +124,8 @@ def _separate(rng, size, spans, min_space):
     if not room.sum():
       break
     start, end = gaps.pop(rng.choice(len(gaps), p=room / room.sum()))
-    first = rng.randint(start, end - length)
+    # Official: fails where a gap is just as long as the span, possible if `min_space` is 0.
+    first = rng.randint(start, max(end - length, start + 1))
     placed.append(np.arange(first, first + length))
     if first - start - min_space >= shortest:
       gaps.append((start, first - min_space + 1))
