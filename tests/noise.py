@@ -4,6 +4,11 @@ import jax
 import numpy as np
 
 
+def gaussian(seed, *shape):
+  """Returns float32 normal noise of a shape, without compiling a generator for it."""
+  return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
 def noisy_variables(module, *inputs, seed=0, **settings):
   """Returns the module's variables filled with noise that keeps activations at a moderate size.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from noise import noisy_variables
+from noise import gaussian, noisy_variables
 
 from tfg_jax.losses import masked_prediction_loss
 from tfg_jax.networks.avhubert import AVHubertEncoder, PositionalConv, scale_gradient
@@ -36,8 +36,8 @@ sober = functools.partial(
 
 @pytest.fixture(scope='module')
 def example():
-  audio = jax.random.normal(jax.random.key(1), (B, T, 12))
-  video = jax.random.normal(jax.random.key(2), (B, T, 8, 8, 1))
+  audio = gaussian(1, B, T, 12)
+  video = gaussian(2, B, T, 8, 8, 1)
   return audio, video
 
 

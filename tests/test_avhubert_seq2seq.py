@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from noise import noisy_variables
+from noise import gaussian, noisy_variables
 
 from tfg_jax.networks.avhubert import AVHubertEncoder
 from tfg_jax.networks.avhubert_seq2seq import (
@@ -25,7 +25,7 @@ DECODER = Decoder(width=16, depth=2, mlp_width=24, heads=2, vocabulary=V)
 
 @pytest.fixture(scope='module')
 def memory():
-  return jax.random.normal(jax.random.key(1), (B, T, 16))
+  return gaussian(1, B, T, 16)
 
 
 @pytest.fixture(scope='module')
@@ -103,7 +103,7 @@ def reader(memory):
     label_width=8,
   )
   module = AVHubertSeq2Seq(encoder, DECODER.copy(depth=1))
-  speech = jax.random.normal(jax.random.key(5), (B, T, 12))
+  speech = gaussian(5, B, T, 12)
   variables = noisy_variables(module, TOKENS, speech, train=False)
   variables['params']['decoder']['embed_tokens']['embedding'] *= 4
 

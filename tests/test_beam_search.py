@@ -44,7 +44,7 @@ def log_prob(row, sequence):
 @hypothesis.given(st.integers(0, 10_000))
 def test_with_room_for_all_sentences_they_come_in_order(seed):
   table = np.random.default_rng(seed).normal(0, 2, (3, V, V)).astype(np.float32)
-  found = search(table, beam=5, max_length=1)
+  found = jax.device_get(search(table, beam=5, max_length=1))
   assert (found.count == 4).all()
   for row, tokens, scores in zip(table, found.tokens, found.scores, strict=True):
     expected = {word: log_prob(row, (word,)) / 2 for word in (0, 3, 4, 5)}
@@ -61,11 +61,11 @@ narrow = functools.partial(search, beam=3, max_length=4, min_length=2)
 @hypothesis.given(st.integers(0, 10_000), st.sampled_from([0.0, 1.0, 2.0]))
 def test_hypotheses_are_sentences(seed, length_penalty):
   table = np.random.default_rng(seed).normal(0, 3, (3, V, V)).astype(np.float32)
-  found = narrow(table, jnp.float32(length_penalty))
+  found = jax.device_get(narrow(table, jnp.float32(length_penalty)))
   for row, tokens, scores, count in zip(table, *found[:2], found.count, strict=True):
     assert 1 <= count <= 3
     assert len({tuple(map(int, row)) for row in tokens[:count]}) == count
-    for hypothesis_tokens, score in zip(np.asarray(tokens[:count]), scores, strict=False):
+    for hypothesis_tokens, score in zip(tokens[:count], scores, strict=False):
       end = int(np.argmax(hypothesis_tokens == EOS))
       words = hypothesis_tokens[:end]
       assert 2 <= end <= 4 and PAD not in words and (hypothesis_tokens[end + 1 :] == PAD).all()
@@ -78,7 +78,7 @@ def test_hypotheses_are_sentences(seed, length_penalty):
 def test_logits_that_are_not_a_number_never_win():
   table = np.zeros((3, V, V), np.float32)
   table[:, 3] = np.nan  # whatever follows token 3
-  found = narrow(table, jnp.float32(1))
+  found = jax.device_get(narrow(table, jnp.float32(1)))
   assert (found.count > 0).all()
   assert not np.isnan(found.scores).any()
   assert not (found.tokens[:, :, :-1] == 3).any()
@@ -113,8 +113,8 @@ def test_what_a_step_carries_follows_its_beam():
       step_fn, jnp.zeros((1, 4), jnp.int32), batch=1, vocabulary=V, beam=4, max_length=4
     )
 
-  found = run()
-  for tokens, each in zip(np.asarray(found.tokens[0]), found.token_scores[0], strict=True):
+  found = jax.device_get(run())
+  for tokens, each in zip(found.tokens[0], found.token_scores[0], strict=True):
     total = 0
     for token, score in zip(tokens, each, strict=True):
       if token == PAD:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from noise import noisy_variables
+from noise import gaussian, noisy_variables
 
 from tfg_jax.errors import DataError
 from tfg_jax.networks.conformer import (
@@ -29,7 +29,7 @@ LENGTHS = jnp.array([5, 3])
 
 @pytest.fixture(scope='module')
 def clips():
-  video = jax.random.normal(jax.random.key(1), (2, 5, 8, 8, 1))
+  video = gaussian(1, 2, 5, 8, 8, 1)
   return jnp.where(
     jnp.arange(5)[:, None, None, None] < LENGTHS[:, None, None, None, None], video, 0
   )
@@ -70,7 +70,7 @@ def test_characters():
 
 
 def test_masked_statistics_are_those_of_the_rows_that_count():
-  x = jax.random.normal(jax.random.key(0), (4, 3, 2)) + 3
+  x = gaussian(0, 4, 3, 2) + 3
   mask = jnp.array([True, False, True, True])
   norm = BatchNorm()
   variables = norm.init(jax.random.key(0), x, train=False)
@@ -82,7 +82,7 @@ def test_masked_statistics_are_those_of_the_rows_that_count():
 
 def test_memory_recalls_the_value_whose_key_the_query_resembles():
   memory = Memory(features=4, width=4, heads=1, slots=3, radius=200.0)
-  x = jax.random.normal(jax.random.key(2), (1, 2, 4))
+  x = gaussian(2, 1, 2, 4)
   params = noisy_variables(memory, x, train=False)['params']
   out = memory.apply({'params': params}, x, train=False)
   query = x @ params['q_embd']['kernel'] + params['q_embd']['bias']
@@ -110,7 +110,7 @@ def test_mvm_with_flipping_does_not_know_left_from_right():
     audio_widths=(4,),
     mel_bins=8,
   )
-  video = jax.random.normal(jax.random.key(3), (1, 4, 8, 8, 1))
+  video = gaussian(3, 1, 4, 8, 8, 1)
   variables = noisy_variables(mvm, video, train=False)
   logits = jax.jit(lambda x: mvm.apply(variables, x, train=False))
   both = flipped_too(logits, video)
