@@ -47,7 +47,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['tfg_jax*', 'data_prep*']),
   install_requires=[
     'absl-py>=2.1',
-    'av>=12',  # PyAV: its wheels carry FFmpeg, so no binary has to be installed
+    'av>=18',  # PyAV: its wheels carry FFmpeg; older ones crash on MPEG program streams
     'clu>=0.0.12',
     'flax>=0.11',
     'google-crc32c>=1.5',  # the masked CRC of TFRecord
