@@ -1,4 +1,4 @@
-"""The one family of errors that users see: what was wrong with its value, where, and the next step."""
+"""The one family of errors that users see: what was wrong, with its value, where, and what next."""
 
 import sys
 
