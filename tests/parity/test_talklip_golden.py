@@ -206,11 +206,11 @@ def test_second_stage_losses_and_their_gradients():
 
 def compare_discriminator(judge, fake, arrays):
   """Its two losses, its gradient, and what the official code leaves over from the generator's."""
-  target = uint8_faces(arrays['in_target_face_uint8'])
 
+  # Everything big is an argument: XLA would fold the network over constants, one sum at a time.
   @jax.jit
   @functools.partial(jax.jacrev, has_aux=True)
-  def terms(bias):
+  def terms(bias, judge, target, fake):
     params = judge['params'] | {'binary_pred': judge['params']['binary_pred'] | {'bias': bias}}
     on_real, on_fake = (
       network('talklip_discriminator').apply({'params': params}, x) for x in (target, fake)
@@ -222,7 +222,9 @@ def compare_discriminator(judge, fake, arrays):
     )
     return jnp.stack(values), values
 
-  (real, false, left_over), values = terms(judge['params']['binary_pred']['bias'])
+  bias = judge['params']['binary_pred']['bias']
+  target = uint8_faces(arrays['in_target_face_uint8'])
+  (real, false, left_over), values = terms(bias, judge, target, fake)
   assert_close(values[0], arrays['out_disc_real'])
   assert_close(values[1], arrays['out_disc_fake'])
   assert_close(real + false, arrays['out_grad_disc_bias_clean'], 1e-3)
