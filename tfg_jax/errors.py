@@ -82,5 +82,6 @@ def parse_flags(argv):
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    print(ConfigError(str(error), where='the command line', hint='see --help'), file=sys.stderr)
+    reason = str(error).strip().splitlines()[-1]  # the cause is behind what it led to
+    print(ConfigError(reason, where='the command line', hint='see --help'), file=sys.stderr)
     sys.exit(EXIT_EXPECTED_FAILURE)

@@ -75,7 +75,7 @@ def _puppets(workdir, config):
   from data_prep.puppets.clip import Settings
   from tfg_jax import configuration, reporting
 
-  settings = dict(config.data.puppets)
+  settings = dict(config.data.get('puppets', {}))
   if not settings:
     raise errors.ConfigError(
       'data.root is empty', where='config', hint='name a record set: --config.data.root=DIR'
@@ -88,13 +88,15 @@ def _puppets(workdir, config):
   return root
 
 
-def parse_flags(argv):
-  """Also turns an override of a key that is not there into the project's own error."""
+def parse_flags(argv, values=flags.FLAGS):
+  """Also turns a config that cannot be loaded, or has no such key, into the project's own error."""
   try:
-    return errors.parse_flags(argv)
-  except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
-    reason = str(error).strip().splitlines()[0]
-    print(errors.ConfigError(reason, where='the command line', hint='see --help'), file=sys.stderr)
+    rest = errors.parse_flags(argv)
+    getattr(values.config, 'system', None)  # a file that failed to load says so only when used
+    return rest
+  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    reason = str(error).strip().splitlines()[-1].strip()  # the cause is behind what it led to
+    print(errors.ConfigError(reason, where='--config', hint='see --help'), file=sys.stderr)
     sys.exit(errors.EXIT_EXPECTED_FAILURE)
 
 

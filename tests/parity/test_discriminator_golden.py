@@ -14,11 +14,11 @@ def with_blocks(name):
   variables = reference_variables(name)
 
   @jax.jit
-  def run(face):
+  def run(face, variables):
     logit, state = network(name).apply(variables, face, mutable=['intermediates'])
     return logit, {key: value[0] for key, value in state['intermediates'].items()}
 
-  return run
+  return lambda face: run(face, variables)
 
 
 def bce(logit, label):

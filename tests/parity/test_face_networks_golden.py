@@ -124,11 +124,11 @@ def test_color_syncnet():
 
   @jax.jit
   @jax.value_and_grad
-  def all_in_sync(face):
+  def all_in_sync(face, mel, variables):
     seen, heard = network(name).apply(variables, face, mel, train=False)
     return losses.cosine_bce(heard, seen, np.ones(3))
 
-  loss, gradient = all_in_sync(face)
+  loss, gradient = all_in_sync(face, mel, variables)
   assert_close(loss, arrays['out_loss_all_positive'])
   assert_close(thinned(gradient, 1, 4), arrays['out_grad_face_sub'])
 
