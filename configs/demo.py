@@ -13,7 +13,7 @@ def get_config():
   c = ml_collections.ConfigDict()
   c.system = 'talklip'
   c.seed = 0
-  c.num_steps = 500
+  c.num_steps = 600
   c.partition = 'jit'
   c.dtype = 'float32'
   c.log_every = 25
@@ -38,16 +38,16 @@ def get_config():
       decoder_residuals=(0, 1, 1, 1, 0),
       head=8,
     ),
-    discriminator=dict(widths=(8, 16, 24, 32, 48)),
+    discriminator=dict(widths=(4, 8, 16, 24, 32)),
     windows=5,
     window_frames=1,  # no loss here looks at several frames at once: spread them over the clip
     evaluation_windows=8,
     loss=dict(adversarial=0.02, lip=0.0, contrastive=0.0),
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     b1=0.5,
     b2=0.999,
     patience=5,
   )
   c.checkpoint = dict(every=100, keep=2, keep_best=1)
-  c.evaluation = dict(every=250, split='valid', max_clips=0, samples=4)
+  c.evaluation = dict(every=300, split='valid', max_clips=0, samples=4)
   return c
