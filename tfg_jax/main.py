@@ -48,9 +48,7 @@ def main(argv, values=flags.FLAGS):
     raise errors.ConfigError('--workdir is missing', hint='give a folder: --workdir=/tmp/tfg')
   if values.config is None and values.mode == 'train':
     raise errors.ConfigError('--config is missing', hint='e.g. --config=configs/demo.py')
-  if values['verbosity'].using_default_value:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it writes
-
+  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   # Imported here so that --help answers at once.
   import jax
 
