@@ -5,17 +5,21 @@ Rows of a part that several networks share stand in a constant of their own.
 
 from tfg_jax.pytorch.rules import (
   BATCH_NORM,
+  BATCH_NORM_UNCOUNTED,
   BIAS,
   CONV,
   CONV_BLOCK,
+  CONV_TRANSPOSE,
   CONV_TRANSPOSE_BLOCK,
   DENSE,
   EMBED,
   KERNEL,
   LAYER_NORM,
   PRELU,
+  Layout,
   Leaf,
   may_lack,
+  nested,
   raw,
   stacked_conv,
   under,
@@ -207,6 +211,238 @@ MVM_LRW = (
   ('out', 'tcn_state_dict.tcn.tcn_output', DENSE),
 )
 
+# ChannelNorm keeps its numbers as (1, C, 1).
+_PER_CHANNEL = Layout(lambda w: w.reshape(-1), lambda w: w.reshape(1, -1, 1))
+CPC_AUDIO = (
+  ('encoder/conv_{i}', 'gEncoder.conv{i}', CONV),
+  (
+    'encoder/norm_{i}',
+    'gEncoder.batchNorm{i}',
+    (
+      Leaf('params', 'scale', 'weight', _PER_CHANNEL),
+      Leaf('params', 'bias', 'bias', _PER_CHANNEL),
+    ),
+  ),
+  (
+    'recurrent',
+    'gAR.baseNet',
+    (
+      Leaf('params', 'input_kernel', 'weight_ih_l0', KERNEL),
+      Leaf('params', 'hidden_kernel', 'weight_hh_l0', KERNEL),
+      *raw('input_bias', 'bias_ih_l0'),
+      *raw('hidden_bias', 'bias_hh_l0'),
+    ),
+  ),
+)
+
+VGG_FACE = (
+  ('conv{i}_{j}', 'conv{i}_{j}', CONV),
+  ('fc{i}', 'fc{i}', DENSE),
+)
+SENET = (
+  ('conv1', 'conv1_7x7_s2', CONV),
+  ('conv1_bn', 'conv1_7x7_s2_bn', BATCH_NORM_UNCOUNTED),
+  *(
+    (f'block_{{i}}_{{j}}/{ours}{norm}', f'conv{{i}}_{{j}}_{theirs}{norm}', kind)
+    for ours, theirs in (
+      ('reduce', '1x1_reduce'),
+      ('middle', '3x3'),
+      ('increase', '1x1_increase'),
+      ('proj', '1x1_proj'),
+    )
+    for norm, kind in (('', CONV), ('_bn', BATCH_NORM_UNCOUNTED))
+  ),
+  ('block_{i}_{j}/down', 'conv{i}_{j}_1x1_down', CONV),
+  ('block_{i}_{j}/up', 'conv{i}_{j}_1x1_up', CONV),
+  ('classifier', 'classifier', CONV),
+)
+
+# DAVS: its PyTorch, 0.2, did not count batches.
+_DAVS_NORM = BATCH_NORM_UNCOUNTED
+
+
+def _davs_block(conv, norm):
+  """A `ConvNorm` whose convolution and norm have the keys `conv` and `norm`."""
+  return (*nested('conv', conv, CONV), *nested('norm', norm, _DAVS_NORM))
+
+
+DAVS_IDENTITY_ENCODER = (
+  # Python 2 read the number 01 of the first block as octal.
+  *(
+    ('block_1_' + branch, 'block1', _davs_block(f'conv01_{branch}', f'conv01_{branch}_bn'))
+    for branch in 'ab'
+  ),
+  *(
+    (
+      f'block_{{i}}_{branch}',
+      'block{i}',
+      _davs_block(f'conv{{i}}_{branch}', f'conv{{i}}_{branch}_bn'),
+    )
+    for branch in 'ab'
+  ),
+)
+_PRE_ACTIVATION = (
+  ('conv{k}', 'conv{k}', CONV),
+  ('bn{k}', 'bn{k}', _DAVS_NORM),
+  ('shortcut_norm', 'downsample.0', _DAVS_NORM),
+  ('shortcut', 'downsample.2', CONV),
+)
+DAVS_LIP_ENCODER = (
+  ('stem', 'model', _davs_block('conv1', 'bn1')),
+  *under('conv{i}', 'model.conv{i}', _PRE_ACTIVATION),
+  *under('hourglass/b{i}_{j}', 'model.m0.b{i}_{j}', _PRE_ACTIVATION),
+  *under('hourglass/b2_plus_1', 'model.m0.b2_plus_1', _PRE_ACTIVATION),
+  *under('top', 'model.top_m_0', _PRE_ACTIVATION),
+  ('last', 'model', _davs_block('conv_last0', 'bn_end0')),
+  ('heat_maps', 'model.l0', CONV),
+  ('unused_conv{i}', 'model.conv{i}', CONV),
+  ('unused_fc', 'model.fc', DENSE),
+  ('map_norm', 'bn1', _DAVS_NORM),
+  ('fold', 'conv6', CONV),
+  ('fc', 'fc', DENSE),
+)
+DAVS_MFCC_ENCODER = (
+  ('square_4', 'model1.conv4', CONV),
+  ('square_{i}', 'model1', _davs_block('conv{i}', 'bn{i}')),
+  ('unused_norm', 'model1.bn5', _DAVS_NORM),
+  ('tall_3', 'model2.conv3', CONV),
+  ('tall_{i}', 'model2', _davs_block('conv{i}', 'bn{i}')),
+  ('fc', 'fc', DENSE),
+)
+DAVS_DECODER = (
+  ('root', 'deconv1_1_new', CONV_TRANSPOSE),
+  ('root_norm', 'deconv1_1_bn', _DAVS_NORM),
+  ('stage_{i}_{j}', 'convblock{i}', _davs_block('conv{i}_{j}', 'conv{i}_{j}_bn')),
+  ('head', 'conv7_1', CONV_TRANSPOSE),
+  ('head_norm', 'conv7_1_bn', _DAVS_NORM),
+  ('image', 'conv7_2', CONV_TRANSPOSE),
+)
+DAVS_DISCRIMINATOR = (
+  ('conv_1', 'conv1', CONV),
+  ('conv_2', '', _davs_block('conv2_1', 'norm_1')),
+  ('conv_3', '', _davs_block('conv2_2', 'norm_2')),
+  ('conv_4', '', _davs_block('conv3', 'norm3')),
+  ('patch', 'conv4', CONV),
+  ('mouth', '', _davs_block('conv6', 'bn6')),
+  ('mouth_all', 'conv9', CONV),
+  ('speech_{i}', '', _davs_block('mfcc_conv{i}', 'mfcc_bn{i}')),
+  ('fc', 'fc', DENSE),
+  ('fc2', 'fc2', DENSE),
+  ('unused_conv8', 'conv8', CONV),
+  ('unused_norm{i}', 'bn{i}', _DAVS_NORM),
+)
+DAVS_CLASSIFIERS = (
+  ('words/fc_{i}', 'model_fusion.fc_{i}', DENSE),
+  ('words/unused', 'model_fusion.dis', DENSE),
+  ('domain/fc{i}', 'discriminator_audio.fc{i}', DENSE),
+  ('identity_words/conv6', 'ID_lip_discriminator.conv6', CONV),
+  ('identity_words/fc', 'ID_lip_discriminator.fc', DENSE),
+  ('identity_words/fc_2', 'ID_lip_discriminator.fc_2', DENSE),
+  # The released checkpoint has only the heads above.
+  ('probe/fc_1', 'id_fc.fc_1', may_lack(DENSE)),
+  ('probe/unused_fc_2', 'id_fc.fc_2', may_lack(DENSE)),
+  ('probe/unused', 'id_fc.dis', may_lack(DENSE)),
+  ('persons/fc', 'face_id_fc.fc', may_lack(DENSE)),
+)
+
+def _voice2face_encoder(flax, torch):
+  # PyTorch's layers stand in one list: convolution, norm, ReLU.
+  for i in range(4):
+    yield f'{flax}/conv_{i}', f'{torch}.{3 * i}', CONV
+    yield f'{flax}/norm_{i}', f'{torch}.{3 * i + 1}', BATCH_NORM
+  yield f'{flax}/out', f'{torch}.12', CONV
+
+
+_SF2F_ENCODER = (
+  ('encoder/block_{i}/conv_{k}', 'encoder.model.{i}.conv_k{k}.model.0', CONV),
+  ('encoder/block_{i}/norm_{k}', 'encoder.model.{i}.conv_k{k}.model.1', BATCH_NORM),
+  ('encoder/out', 'encoder.model.4', CONV),
+  ('fuser/query', 'encoder.attn_fuser.attention.linear_in', DENSE),
+  ('fuser/out', 'encoder.attn_fuser.attention.linear_out', DENSE),
+  ('decoder/stem', 'decoder.fc.0', DENSE),
+  ('decoder/stem_norm', 'decoder.fc.1', BATCH_NORM),
+)
+SF2F_GENERATOR = (
+  *_SF2F_ENCODER,
+  ('decoder/up_{i}', 'decoder.up_layers.{i}.1', CONV),
+  ('decoder/up_{i}_norm', 'decoder.up_layers.{i}.2', BATCH_NORM),
+  ('decoder/head_0_hidden', 'decoder.gnet.0', CONV),
+  ('decoder/head_0', 'decoder.gnet.2', CONV),
+)
+SF2F_GENERATOR_MULTIRES = (
+  *_SF2F_ENCODER,
+  ('decoder/up_4', 'decoder.up_mid_layer.1', CONV),
+  ('decoder/up_4_norm', 'decoder.up_mid_layer.2', BATCH_NORM),
+  ('decoder/up_{i}', 'decoder.up_low_layers.{i}.1', CONV),
+  ('decoder/up_{i}_norm', 'decoder.up_low_layers.{i}.2', BATCH_NORM),
+  ('decoder/head_0_hidden', 'decoder.gnet_low.0', CONV),
+  ('decoder/head_0', 'decoder.gnet_low.2', CONV),
+  ('decoder/head_1_hidden', 'decoder.gnet_mid.0', CONV),
+  ('decoder/head_1', 'decoder.gnet_mid.2', CONV),
+)
+VOICE2FACE_GENERATOR = (
+  *_voice2face_encoder('encoder', 'encoder.model'),
+  ('decoder/deconv_{i}', 'decoder.model.{i}.model.0', CONV_TRANSPOSE),
+  ('decoder/out', 'decoder.model.5.model.0', CONV_TRANSPOSE),
+)
+
+
+def _sf2f_judge(torch, *, normalised):
+  # One list again: convolution, then norm (if any), activation, convolution.
+  step = 3 if normalised else 2
+  for i in range(5):
+    yield f'stack/conv_{i}', f'{torch}.{step * i}', CONV
+    yield f'stack/norm_{i}', f'{torch}.{step * i + 1}', BATCH_NORM
+
+
+_IDENTITY_HEADS = (
+  ('hidden', 'cnn.2', DENSE),
+  ('real', 'real_classifier', DENSE),
+  ('identity', 'id_classifier', DENSE),
+)
+SF2F_IMAGE_DISCRIMINATOR = (
+  *_sf2f_judge('cnn', normalised=True),
+  ('classifier', 'classifier', CONV),
+)
+SF2F_IDENTITY_DISCRIMINATOR = (*_sf2f_judge('cnn.0', normalised=True), *_IDENTITY_HEADS)
+VOICE2FACE_DISCRIMINATOR = (*_sf2f_judge('cnn.0', normalised=False), *_IDENTITY_HEADS)
+
+
+def _facenet_branch(flax, torch, layers=()):
+  """A single layer stands without a number of its own."""
+  if not layers:
+    yield f'{flax}/conv_0', f'{torch}.conv', CONV
+    yield f'{flax}/norm_0', f'{torch}.bn', BATCH_NORM
+  for i in layers:
+    yield f'{flax}/conv_{i}', f'{torch}.{i}.conv', CONV
+    yield f'{flax}/norm_{i}', f'{torch}.{i}.bn', BATCH_NORM
+
+
+def _facenet_residual(flax, torch):
+  yield from _facenet_branch(f'{flax}/branch_0', f'{torch}.branch0')
+  for k in (1, 2):
+    yield from _facenet_branch(f'{flax}/branch_{k}', f'{torch}.branch{k}', range(3))
+  yield f'{flax}/out', f'{torch}.conv2d', CONV
+
+
+FACENET = (
+  *(
+    row
+    for name in ('1a', '2a', '2b', '3b', '4a', '4b')
+    for row in _facenet_branch(f'conv2d_{name}', f'conv2d_{name}')
+  ),
+  *_facenet_residual('repeat_{g}_{n}', 'repeat_{g}.{n}'),
+  *_facenet_branch('mixed_6a_0', 'mixed_6a.branch0'),
+  *_facenet_branch('mixed_6a_1', 'mixed_6a.branch1', range(3)),
+  *_facenet_branch('mixed_7a_0', 'mixed_7a.branch0', range(2)),
+  *_facenet_branch('mixed_7a_1', 'mixed_7a.branch1', range(2)),
+  *_facenet_branch('mixed_7a_2', 'mixed_7a.branch2', range(3)),
+  *_facenet_residual('block8', 'block8'),
+  ('last_linear', 'last_linear', DENSE),
+  ('last_bn', 'last_bn', BATCH_NORM),
+  ('logits', 'logits', DENSE),
+)
+
 TABLES = {
   'avhubert_base_encoder': AVHUBERT_ENCODER,
   'avhubert_base_seq2seq': AVHUBERT_SEQ2SEQ,
@@ -214,12 +450,30 @@ TABLES = {
   'avhubert_large_seq2seq': AVHUBERT_SEQ2SEQ,
   'color_syncnet': COLOR_SYNCNET,
   'conformer_observer': CONFORMER_OBSERVER,
+  'cpc_audio': CPC_AUDIO,
+  'davs_classifiers': DAVS_CLASSIFIERS,
+  'davs_decoder': DAVS_DECODER,
+  'davs_identity_encoder': DAVS_IDENTITY_ENCODER,
+  'davs_image_discriminator': DAVS_DISCRIMINATOR,
+  'davs_lip_encoder': DAVS_LIP_ENCODER,
+  'davs_mfcc_encoder': DAVS_MFCC_ENCODER,
+  'davs_sequence_discriminator': DAVS_DISCRIMINATOR,
   'mvm_lrw': MVM_LRW,
+  'senet50_ferplus': SENET,
+  'sf2f_facenet': FACENET,
+  'sf2f_generator_128_multires': SF2F_GENERATOR_MULTIRES,
+  'sf2f_generator_64': SF2F_GENERATOR,
+  'sf2f_generator_64_fuser': SF2F_GENERATOR,
+  'sf2f_identity_discriminator': SF2F_IDENTITY_DISCRIMINATOR,
+  'sf2f_image_discriminator': SF2F_IMAGE_DISCRIMINATOR,
   'syncnet_v2': SYNCNET_V2,
   'talklip_discriminator': QUALITY_DISCRIMINATOR,
   'talklip_generator': TALKLIP,
   'talklip_local_audio_encoder': under('', 'audio_encoder', MEL_ENCODER),
   'talklip_sync': CONTRASTIVE_HEAD,
+  'vggface_vgg16': VGG_FACE,
+  'voice2face_discriminator': VOICE2FACE_DISCRIMINATOR,
+  'voice2face_generator': VOICE2FACE_GENERATOR,
   'wav2lip_generator': WAV2LIP,
   'wav2lip_quality_discriminator': QUALITY_DISCRIMINATOR,
 }
