@@ -345,6 +345,7 @@ DAVS_CLASSIFIERS = (
   ('persons/fc', 'face_id_fc.fc', may_lack(DENSE)),
 )
 
+
 def _voice2face_encoder(flax, torch):
   # PyTorch's layers stand in one list: convolution, norm, ReLU.
   for i in range(4):
