@@ -174,3 +174,78 @@ def masked_prediction_loss(
     number = lax.pmean(number, axis_name)
   total = jnp.where(weight > 0, -weight * picked, 0).sum()
   return total / jnp.maximum(number, jnp.finfo(jnp.float32).tiny)
+
+
+# --------------------------------------------------------------------------------------------------
+# Speech2Video: distillation (Eq. 2 and 3), least-squares adversaries (Eq. 4 to 7), pixels (8 and 9)
+# --------------------------------------------------------------------------------------------------
+
+
+def unit_distance(student, teacher):
+  """Squared distance of two (B, D) features after L2 normalisation, batch mean; 0 to 4 (Eq. 2)."""
+  return jnp.square(unit(student) - unit(teacher)).sum(-1).mean()
+
+
+def distillation(student, teacher, *, temperature: float = 1.0, literal: bool = False):
+  """Softmax cross-entropy of two (B, D) features, batch mean (Eq. 3).
+
+  The teacher gives the target distribution, as in the two papers that Eq. 3 comes from
+  (Speech2Face, 2019; Albanie et al., 2018). As printed (`literal`) the student weights the
+  teacher's log-probabilities: least for a student that is sure of the teacher's first choice.
+  """
+  student, teacher = (x.astype(jnp.float32) / temperature for x in (student, teacher))
+  target, logits = (student, teacher) if literal else (teacher, student)
+  return -(jax.nn.softmax(target) * jax.nn.log_softmax(logits)).sum(-1).mean()
+
+
+def least_squares(scores, label: float):
+  """Half the mean square of scores minus the label: one half of an LSGAN loss (Mao et al., 2017).
+
+  Speech2Video prints the labels real 0, generated 1; D -> 1 - D turns them into the usual real 1,
+  generated 0, which its system uses, with the same values.
+  """
+  return 0.5 * jnp.square(scores.astype(jnp.float32) - label).mean()
+
+
+def adversary(on_real, on_fake):
+  """What an LSGAN discriminator minimises: real 1, generated 0 (Eq. 4 and 5)."""
+  return least_squares(on_real, 1.0) + least_squares(on_fake, 0.0)
+
+
+def sync_adversary(on_real, on_shifted, on_fake):
+  """The same of (speech, frame) pairs, with real pairs out of sync as a second fake (Eq. 6)."""
+  negatives = least_squares(on_shifted, 0.0) + least_squares(on_fake, 0.0)
+  return 2 * least_squares(on_real, 1.0) + negatives
+
+
+def half_face_l1(image, target, half: str = 'upper'):
+  """Mean absolute difference of (..., H, W, C) images over rows of a half (Eq. 8).
+
+  `half` is 'upper' (rows before H/2), 'lower' or 'full'.
+  """
+  rows = image.shape[-3]
+  start, stop = {'upper': (0, rows // 2), 'lower': (rows // 2, rows), 'full': (0, rows)}[half]
+  difference = image.astype(jnp.float32) - target.astype(jnp.float32)
+  return jnp.abs(difference[..., start:stop, :, :]).mean()
+
+
+def gradient_loss(image, target):
+  """Mean absolute difference of the horizontal and vertical gradients of smoothed images (Eq. 9).
+
+  Smoothing is [1, 2, 1] / 4 along both axes of (..., H, W, C) with repeated edges; gradients are
+  forward differences. (The paper names no filters.) The two means are added.
+  """
+  difference = smooth(image.astype(jnp.float32) - target.astype(jnp.float32))
+  return sum(jnp.abs(jnp.diff(difference, axis=axis)).mean() for axis in (-3, -2))
+
+
+def smooth(image):
+  """(..., H, W, C) after [1, 2, 1] / 4 along rows and columns; edges repeat."""
+  for axis in (-3, -2):
+    size = image.shape[axis]
+    padding = [(0, 0)] * image.ndim
+    padding[axis] = (1, 1)
+    padded = jnp.pad(image, padding, 'edge')
+    before, after = (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, 2))
+    image = (before + 2 * image + after) / 4
+  return image

@@ -1,0 +1,112 @@
+"""SENet-50 on FER+: which emotion a face shows.
+
+Source: `senet50_ferplus_dag` of Albanie et al. (2018), as in jisung0920/EyeCon-Server
+`eyeconModel.py`; SE-ResNet-50 of Hu et al. (2018) with the stride on the first 1x1.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tfg_jax.networks import layers
+
+MEAN = (131.0912, 103.8827, 91.4953)  # RGB
+
+
+class GatedBottleneck(nn.Module):
+  """1x1, 3x3, 1x1 with batch norms; a gate per channel from the branch's average; shortcut."""
+
+  features: int
+  width: int
+  strides: int = 1
+  project: bool = False
+  reduction: int = 16
+  dropout: float = 0.0  # around the gate's two maps
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):  # (B, H, W, C) -> (B, H/strides, W/strides, features)
+    def conv(name, x, features, kernel=1, strides=1):
+      x = layers.Conv(
+        features,
+        (kernel, kernel),
+        strides,
+        kernel // 2,
+        use_bias=False,
+        dtype=self.dtype,
+        name=name,
+      )(x)
+      norm = layers.BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=f'{name}_bn')
+      return norm(x, train=train)
+
+    def drop(x):
+      return nn.Dropout(self.dropout)(x, deterministic=not train)
+
+    y = nn.relu(conv('reduce', x, self.width, strides=self.strides))
+    y = nn.relu(conv('middle', y, self.width, kernel=3))
+    y = conv('increase', y, self.features)
+    gate = y.mean((1, 2), keepdims=True)
+    gate = layers.Conv(self.features // self.reduction, (1, 1), dtype=self.dtype, name='down')(gate)
+    gate = layers.Conv(self.features, (1, 1), dtype=self.dtype, name='up')(nn.relu(drop(gate)))
+    gate = jax.nn.sigmoid(drop(gate))
+    self.sow('intermediates', 'gate', gate)
+    if self.project:
+      x = conv('proj', x, self.features, strides=self.strides)
+    return nn.relu(gate * y + x)
+
+
+class SENet(nn.Module):
+  """Emotions of (B, S, S, 3) RGB faces, 0 to 255; the official S is 224.
+
+  Attributes:
+    stem: width of the first convolution, which with its pool divides the size by 4.
+    widths: inner widths of the stages; outside they are four times as wide.
+    blocks: per stage; every stage but the first halves the map.
+    reduction: from a block's width to its gate's.
+    classes: emotions.
+    dropout: in the gate of the very last block, as officially.
+    axis_name: mapped axis over which batch statistics are averaged, if any.
+    dtype: of the computation.
+  """
+
+  stem: int = 64
+  widths: Sequence[int] = (64, 128, 256, 512)
+  blocks: Sequence[int] = (3, 4, 6, 3)
+  reduction: int = 16
+  classes: int = 8
+  dropout: float = 0.5
+  axis_name: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    """Returns (B, classes) logits, float32."""
+    shared = dict(axis_name=self.axis_name, dtype=self.dtype)
+    x = image.astype(jnp.float32) - jnp.array(MEAN)
+    x = layers.Conv(self.stem, (7, 7), 2, 3, use_bias=False, dtype=self.dtype, name='conv1')(x)
+    x = nn.relu(layers.BatchNorm(**shared, name='conv1_bn')(x, train=train))
+    # PyTorch's ceil_mode: an even map is padded below and on the right only.
+    x = nn.max_pool(x, (3, 3), (2, 2), [(0, (size + 1) % 2) for size in x.shape[1:3]])
+    self.sow('intermediates', 'pool1', x)
+    last = (len(self.blocks), self.blocks[-1])
+    for stage, (width, number) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
+      for i in range(1, number + 1):
+        x = GatedBottleneck(
+          4 * width,
+          width,
+          strides=2 if i == 1 and stage > 1 else 1,
+          project=i == 1,
+          reduction=self.reduction,
+          dropout=self.dropout if (stage, i) == last else 0.0,
+          **shared,
+          name=f'block_{stage + 1}_{i}',  # the first stage's official name is conv2
+        )(x, train=train)
+      self.sow('intermediates', f'stage_{stage + 1}', x)
+    x = x.mean((1, 2), keepdims=True)
+    self.sow('intermediates', 'pooled', x)
+    logits = layers.Conv(self.classes, (1, 1), dtype=self.dtype, name='classifier')(x)
+    return logits[:, 0, 0].astype(jnp.float32)
