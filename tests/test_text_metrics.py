@@ -3,11 +3,19 @@
 import functools
 
 import hypothesis
+import jax
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from tfg_jax.data import vocabulary
 from tfg_jax.errors import DataError
-from tfg_jax.metrics.text import edit_distance, teacher_forced_errors, word_error_rate
+from tfg_jax.metrics.text import (
+  edit_distance,
+  teacher_forced_errors,
+  word_edits,
+  word_error_rate,
+)
 
 short_text = st.text('ab', max_size=5)
 
@@ -71,3 +79,20 @@ def test_empty_words_count_in_the_reference_and_at_the_start():
 def test_an_empty_reference():
   with pytest.raises(DataError, match='the reference text is empty'):
     forced([5], [])
+
+
+PIECES = vocabulary.from_pieces(['\u2581', '\u2581a', 'a', 'b', '\u2581ab'], [-1.0] * 5)
+count_edits = jax.jit(word_edits, static_argnames='symbols')
+tokens = st.lists(st.integers(0, len(PIECES) - 1), max_size=6)
+
+
+@hypothesis.settings(deadline=None)  # the first example compiles
+@hypothesis.given(tokens, tokens)
+def test_word_edits_on_the_device_are_those_of_the_texts(said, meant):
+  hypotheses, references = (
+    np.array([(ids + [vocabulary.EOS] + [vocabulary.PAD] * 6)[:7]], np.int32)
+    for ids in (said, meant)
+  )
+  edits, words = count_edits(hypotheses, references, symbols=PIECES.symbols)
+  said, meant = (PIECES.decode(ids).split() for ids in (said, meant))
+  assert (int(edits[0]), int(words[0])) == (edit_distance(said, meant), len(meant))

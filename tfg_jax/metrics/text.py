@@ -2,14 +2,19 @@
 
 Two official definitions: `word_error_rate` counts errors over a corpus of free transcripts
 (AV-HuBERT); `teacher_forced_errors` counts them per clip, given the true text so far (TalkLip's
-conformer observer).
+conformer observer). `word_edits` counts those of free transcripts on the device, from token ids.
 """
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from tfg_jax.data import vocabulary
 from tfg_jax.errors import DataError
 
 
@@ -103,3 +108,84 @@ def _words(tokens: Sequence[int], space: int) -> list[tuple[int, ...]]:
     else:
       words[-1].append(token)
   return [tuple(word) for word in words]
+
+
+# --------------------------------------------------------------------------------------------------
+# On the device
+# --------------------------------------------------------------------------------------------------
+
+_BASE = 0x01000193  # odd, so that powers of it never vanish modulo 2**32
+
+
+def word_edits(hypotheses, references, symbols: tuple[str, ...]):
+  """Word edits between sentences of token ids; pure and of static shape.
+
+  Words are compared by a 32-bit fingerprint of their characters, so it does not matter into which
+  pieces they are cut.
+
+  Args:
+    hypotheses: (B, L) int, each up to its first `EOS`.
+    references: (B, M) int, likewise.
+    symbols: of the vocabulary, see `tfg_jax.data.vocabulary`.
+
+  Returns:
+    (B,) int32 edits, and (B,) int32 words of the references.
+  """
+  fingerprints = functools.partial(_words_of_tokens, symbols=symbols)
+  said, said_count = jax.vmap(fingerprints)(hypotheses)
+  meant, meant_count = jax.vmap(fingerprints)(references)
+  return jax.vmap(_edits)(said, said_count, meant, meant_count), meant_count
+
+
+@functools.cache
+def _spelling(symbols):
+  """Of every symbol: whether it begins a word, its length, its hash, and base ** length."""
+  begins, lengths, hashes, powers = [], [], [], []
+  for i, symbol in enumerate(symbols):
+    spelled = '' if i in (vocabulary.BOS, vocabulary.PAD, vocabulary.EOS) else symbol
+    begins.append(spelled.startswith(vocabulary.WORD_START))
+    spelled = spelled.removeprefix(vocabulary.WORD_START)
+    value = 0
+    for character in spelled:
+      value = (value * _BASE + ord(character)) % 2**32
+    lengths.append(len(spelled))
+    hashes.append(value)
+    powers.append(pow(_BASE, len(spelled), 2**32))
+  return np.array(begins), np.array(lengths), *(np.array(x, np.uint32) for x in (hashes, powers))
+
+
+def _words_of_tokens(tokens, *, symbols):
+  """Fingerprints (L,) uint32 of the words that tokens (L,) spell, and their number."""
+  begins, lengths, hashes, powers = (jnp.asarray(x) for x in _spelling(symbols))
+  size = len(tokens)
+  ended = jnp.cumsum(tokens == vocabulary.EOS) > 0
+  tokens = jnp.where(ended, vocabulary.PAD, tokens)
+
+  def read(word, token):
+    number, value, length = word
+    new = begins[token] & (length > 0)
+    number = number + new
+    value = jnp.where(new, 0, value) * powers[token] + hashes[token]
+    word = number, value, jnp.where(new, 0, length) + lengths[token]
+    return word, word
+
+  start = (jnp.int32(0), jnp.uint32(0), jnp.int32(0))
+  _, (number, value, length) = lax.scan(read, start, tokens)
+  last = jnp.append(number[1:] != number[:-1], True) & (length > 0)
+  words = jnp.zeros(size, jnp.uint32).at[jnp.where(last, number, size)].set(value, mode='drop')
+  return words, last.sum(dtype=jnp.int32)
+
+
+def _edits(said, said_count, meant, meant_count):
+  """`edit_distance` of the first `said_count` and `meant_count` elements of two arrays."""
+  places = jnp.arange(len(meant) + 1)
+
+  def row(costs, inputs):
+    i, word = inputs
+    swapped = costs[:-1] + (meant != word)
+    best = jnp.append(i + 1, jnp.minimum(swapped, costs[1:] + 1))
+    best = lax.cummin(best - places) + places  # insertions, from the left
+    return jnp.where(i < said_count, best, costs), None
+
+  costs, _ = lax.scan(row, places, (jnp.arange(len(said)), said))
+  return costs[meant_count].astype(jnp.int32)
