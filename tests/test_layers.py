@@ -46,7 +46,8 @@ def test_grouped_conv_keeps_groups_apart():
 
 
 @pytest.mark.parametrize(
-  'kernel, strides, padding, output_padding', [(3, 2, 1, 1), (3, 1, 0, 0), (4, 2, 1, 0)]
+  'kernel, strides, padding, output_padding',
+  [(3, 2, 1, 1), (3, 1, 0, 0), (4, 2, 1, 0), (5, 3, 1, 2), (2, 3, 0, 0), (7, 2, 0, 1)],
 )
 def test_conv_transpose_is_the_transpose_of_conv(kernel, strides, padding, output_padding):
   y = random(1, 3, 3, 2)

@@ -120,20 +120,63 @@ class ConvTranspose(nn.Module):
     # PyTorch reads the fan-in of a transposed kernel from its output channels.
     init = uniform_init(math.prod(window) * self.features)
     kernel = self.param('kernel', init, (*window, x.shape[-1], self.features))
-    paddings = zip(
-      window, _per_axis(self.padding, rank), _per_axis(self.output_padding, rank), strict=True
+    strides, paddings, extras = (
+      _per_axis(x, rank) for x in (self.strides, self.padding, self.output_padding)
     )
-    y = lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      window_strides=(1,) * rank,
-      padding=[(k - 1 - p, k - 1 - p + extra) for k, p, extra in paddings],
-      lhs_dilation=_per_axis(self.strides, rank),
-      dimension_numbers=_LAYOUTS[rank],
-    )
+    y = _transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype), strides, paddings, extras)
     if self.use_bias:
       y += self.param('bias', init, (self.features,)).astype(self.dtype)
     return y
+
+
+def _transposed_conv(x, kernel, strides, paddings, extras):
+  """(B, *window, in) -> (B, *((size - 1) * stride - 2 * padding + k + extra), out).
+
+  Output pixels at the same distance from an input pixel (there are `stride` distances per axis) are
+  one ordinary convolution of the input, so all of them are one with more output channels. Writing
+  the holes out instead (`lhs_dilation`) multiplies zeros, and its kernel gradient is ten times
+  slower on XLA's CPU backend.
+  """
+  rank = len(strides)
+  sizes, ranges = [], []
+  for axis, (stride, padding, extra) in enumerate(zip(strides, paddings, extras, strict=True)):
+    k, size = kernel.shape[2 * axis], x.shape[1 + axis]
+    length = (size - 1) * stride - 2 * padding + k + extra
+    # Output stride * q + phase meets input q + e at tap k - 1 - padding - phase + stride * e.
+    first, last = -((k - 1 - padding) // stride), (stride - 1 + padding) // stride
+    kernel = jnp.stack(
+      [
+        jnp.stack([_tap(kernel, 2 * axis, at + stride * e) for e in range(first, last + 1)])
+        for at in range(k - 1 - padding, k - 1 - padding - stride, -1)
+      ]
+    )
+    # (phase, e, *done, *windows, in, out) -> (*done, phase, e, *windows, in, out)
+    kernel = jnp.moveaxis(kernel, (0, 1), (2 * axis, 2 * axis + 1))
+    sizes.append(length)
+    ranges.append((-first, -(-length // stride) - size + last))
+  phases, taps = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
+  kernel = kernel.transpose(*taps, 2 * rank, *phases, 2 * rank + 1)
+  features = kernel.shape[-1]
+  y = lax.conv_general_dilated(
+    x,
+    kernel.reshape(*kernel.shape[: rank + 1], -1),
+    window_strides=(1,) * rank,
+    padding=ranges,
+    dimension_numbers=_LAYOUTS[rank],
+  )
+  coarse = y.shape[1 : rank + 1]
+  y = y.reshape(len(x), *coarse, *strides, features)
+  axes = [i for axis in range(rank) for i in (1 + axis, 1 + rank + axis)]
+  y = y.transpose(0, *axes, 1 + 2 * rank)
+  y = y.reshape(len(x), *(n * s for n, s in zip(coarse, strides, strict=True)), features)
+  return y[(slice(None), *(slice(n) for n in sizes))]
+
+
+def _tap(kernel, axis, position):
+  """One slice of a kernel; zeros beyond its ends."""
+  if 0 <= position < kernel.shape[axis]:
+    return lax.index_in_dim(kernel, position, axis, keepdims=False)
+  return jnp.zeros_like(lax.index_in_dim(kernel, 0, axis, keepdims=False))
 
 
 class BatchNorm(nn.Module):
