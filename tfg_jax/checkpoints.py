@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -62,6 +63,7 @@ class Checkpoints:
         read_only=read_only,
         create=not read_only,
       ),
+      item_handlers={'state': ocp.StandardCheckpointHandler(), 'run': ocp.JsonCheckpointHandler()},
     )
 
   def __enter__(self) -> 'Checkpoints':
@@ -107,6 +109,10 @@ class Checkpoints:
     """
     where = self._manager.directory / f'{step:012d}'
     try:
+      # Before any array is read: a restore that fails half-way leaves its other reads running.
+      misfit = _misfit(self._manager.item_metadata(step)['state'].tree, _saved_part(abstract))
+      if misfit:
+        raise ValueError(misfit)
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -139,6 +145,30 @@ def _saved_part(state: base.State) -> dict[str, Any]:
   """The arrays of a state that change; `frozen` has its own folder, `stage` is JSON."""
   names = {field.name for field in dataclasses.fields(state)} - {'frozen', 'stage'}
   return {name: getattr(state, name) for name in sorted(names)}
+
+
+def _misfit(saved, expected) -> str:
+  """The first array whose presence or shape differs, in words; '' if all fit."""
+
+  def shapes(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): x.shape for path, x in leaves}
+
+  keys_as_saved = jax.tree.map(
+    lambda x: (
+      jax.eval_shape(jax.random.key_data, x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    ),
+    expected,
+  )
+  saved, expected = shapes(saved), shapes(keys_as_saved)
+  for name in sorted(saved.keys() | expected.keys()):
+    if name not in expected:
+      return f'it holds {name}, which the config does not have.'
+    if name not in saved:
+      return f'it lacks {name}, which the config has.'
+    if saved[name] != expected[name]:
+      return f'{name} is {saved[name]} in it and {expected[name]} by the config.'
+  return ''
 
 
 def _score(metrics) -> float:

@@ -29,6 +29,7 @@ import math
 import os
 import re
 import struct
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -608,13 +609,10 @@ class _Handle:
 
   def __init__(self, path):
     self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    weakref.finalize(self, os.close, self._number)
 
   def read(self, size, offset):
     return os.pread(self._number, size, offset)  # moves no shared position
-
-  def __del__(self):
-    if hasattr(self, '_number'):
-      os.close(self._number)
 
 
 def _handle_cache():
