@@ -218,13 +218,13 @@ def sync_adversary(on_real, on_shifted, on_fake):
   return 2 * least_squares(on_real, 1.0) + negatives
 
 
-def half_face_l1(image, target, half: str = 'upper'):
-  """Mean absolute difference of (..., H, W, C) images over rows of a half (Eq. 8).
+# Which rows of a picture count, as shares of its height.
+HALVES = {'upper': (0.0, 0.5), 'lower': (0.5, 1.0), 'full': (0.0, 1.0)}
 
-  `half` is 'upper' (rows before H/2), 'lower' or 'full'.
-  """
-  rows = image.shape[-3]
-  start, stop = {'upper': (0, rows // 2), 'lower': (rows // 2, rows), 'full': (0, rows)}[half]
+
+def half_face_l1(image, target, half: str = 'upper'):
+  """Mean absolute difference of (..., H, W, C) images over the rows of one of `HALVES` (Eq. 8)."""
+  start, stop = (int(share * image.shape[-3]) for share in HALVES[half])
   difference = image.astype(jnp.float32) - target.astype(jnp.float32)
   return jnp.abs(difference[..., start:stop, :, :]).mean()
 
@@ -249,3 +249,157 @@ def smooth(image):
     before, after = (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, 2))
     image = (before + 2 * image + after) / 4
   return image
+
+
+# --------------------------------------------------------------------------------------------------
+# Two spaces and two senses (DAVS)
+# --------------------------------------------------------------------------------------------------
+
+
+def soft_cross_entropy(logits, label, *, axis_name: str | None = None):
+  """Binary cross-entropy of logits of any shape against a label in [0, 1], e.g. 0.93 for 'real'."""
+  values = jax.nn.softplus(logits) - label * logits
+  return masked_mean(values, axis_name=axis_name)
+
+
+def square_distance(logits, label, *, axis_name: str | None = None):
+  """LSGAN in place of cross-entropy: mean (p - label)^2 of the probabilities behind the logits."""
+  return masked_mean(jnp.square(jax.nn.sigmoid(logits) - label), axis_name=axis_name)
+
+
+def distances(video, audio):
+  """d_mn, (B, B) float32: Euclidean distances of (B, D) video rows m and audio rows n as unit
+  vectors. The gradient is finite where a distance is 0."""
+  difference = unit(video)[:, None] - unit(audio)[None]
+  squares = jnp.square(difference).sum(-1)
+  some = squares > 0
+  return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), 0)
+
+
+def l2_contrastive(video, audio, *, margin: float = 1.0, hardest: bool = False):
+  """Pulls the two senses of a clip together and pushes those of other clips apart, (B, D) each.
+
+  Half the mean over the clips of d_mm^2 + sum over n != m of max(margin - d_mn, 0)^2; with
+  `hardest` only the largest term of that sum counts. This is what the released DAVS code has for
+  the paper's Eq. 1, `contrastive_eq1`. The other clips are those of the same device.
+  """
+  d = distances(video, audio)
+  apart = jnp.square(jnp.maximum(margin - d, 0)) * (1 - jnp.eye(len(d)))
+  apart = apart.max(axis=1) if hardest else apart.sum(axis=1)
+  return (jnp.square(jnp.diagonal(d)) + apart).mean() / 2
+
+
+def contrastive_eq1(video, audio):
+  """L_C of the DAVS paper: sum over m, n of l_mn d_mn + (1 - l_mn) max(1 - d_mn, 0); not a mean."""
+  d = distances(video, audio)
+  same = jnp.eye(len(d))
+  return jnp.sum(same * d + (1 - same) * jnp.maximum(1 - d, 0))
+
+
+def ranking(video, audio, *, margin: float = 0.5):
+  """Sum over m != n of max(margin + cos_mn - cos_mm, 0): the other clip's audio is less like the
+  video than its own, by a margin; an alternative in the released DAVS code."""
+  cosine = jnp.einsum('md,nd->mn', unit(video), unit(audio), precision=lax.Precision.HIGHEST)
+  cost = jnp.maximum(margin + cosine - jnp.diagonal(cosine)[:, None], 0)
+  return jnp.sum(cost * (1 - jnp.eye(len(cost))))
+
+
+def cross_entropy(logits, labels, mask=None, *, axis_name: str | None = None):
+  """Mean cross-entropy of logits (B, ..., N) against labels (B,) int, the same for all vectors of
+  an example."""
+  log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+  labels = labels.reshape(-1, *[1] * (logits.ndim - 1))
+  picked = jnp.take_along_axis(log_probabilities, labels, axis=-1)
+  return masked_mean(-picked, mask, axis_name=axis_name)
+
+
+def confusion(logits, mask=None, *, axis_name: str | None = None):
+  """Mean over the classes of (softmax - 1/N)^2, 0 if the classifier knows nothing at all.
+
+  N times this is the paper's Eq. 3 and 5, a sum over the classes.
+  """
+  probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+  return masked_mean(jnp.square(probabilities - 1 / logits.shape[-1]), mask, axis_name=axis_name)
+
+
+def log_confusion(logits, mask=None, *, axis_name: str | None = None):
+  """Mean over the classes of -log softmax, log N if the classifier knows nothing at all; an
+  alternative in the released DAVS code."""
+  return masked_mean(-jax.nn.log_softmax(logits.astype(jnp.float32)), mask, axis_name=axis_name)
+
+
+def mouth_weighted_l1(image, target, mouth, *, whole: float = 4.0, extra: float = 8.0):
+  """L1 in grey levels: whole * mean |255 d| + extra * mean |255 m d|, both means over all pixels.
+
+  Takes images (..., H, W, C) in [0, 1] and `mouth` m, (H, W), 1 on the mouth and 0 elsewhere.
+  """
+  difference = 255 * jnp.abs(image.astype(jnp.float32) - target.astype(jnp.float32))
+  return jnp.mean(difference * (whole + extra * mouth[..., None]))
+
+
+def unsteadiness(video, first, mouth):
+  """How much moves outside the mouth: the sum over the frames of the mean |change| there.
+
+  Takes (B, T, H, W, C) frames, `first` (B, H, W, C), which stands before them, and `mouth` as
+  above. A frame is drawn to the one before it, not that one to this.
+  """
+  before = jnp.concatenate([first[:, None], lax.stop_gradient(video[:, :-1])], axis=1)
+  change = jnp.abs(video - before) * (1 - mouth[..., None])
+  return change.mean((0, 2, 3, 4)).sum()
+
+
+# --------------------------------------------------------------------------------------------------
+# SF2F
+# --------------------------------------------------------------------------------------------------
+
+
+def adversarial_loss(logits, *, real: bool, kind: str = 'gan'):
+  """What a player pays where (...) logits do not say 'real' (or 'generated'); mean over all.
+
+  `kind` is 'gan' (binary cross-entropy), 'wgan' (the logits themselves) or 'lsgan' (square of the
+  distance of their logistic from the label). The generator pays for fakes with `real` True.
+  """
+  logits = logits.astype(jnp.float32)
+  sign = -1 if real else 1
+  if kind == 'lsgan':
+    return jnp.square(jax.nn.sigmoid(logits) - float(real)).mean()
+  return (jax.nn.softplus(sign * logits) if kind == 'gan' else sign * logits).mean()
+
+
+def perceptual_terms(drawn, real):
+  """Mean absolute differences of what FaceNet makes of drawn and real faces.
+
+  Takes `facenet.FaceFeatures`; returns (4,): of the three maps and of the embedding.
+  """
+  pairs = zip((*drawn.maps, drawn.embedding), (*real.maps, real.embedding), strict=True)
+  return jnp.stack([jnp.abs(a - b).mean() for a, b in pairs])
+
+
+# What each of the four counts for (`FaceNetLoss` of SF2F).
+PERCEPTUAL_WEIGHTS = (1 / 16, 1 / 8, 1 / 4, 1)
+
+
+def predictive_coding(predicted, encoded, negatives):
+  """InfoNCE of CPC: the guess of a step is nearer to that step than to others.
+
+  Args:
+    predicted: (B, N, K, D), guesses made at each step of the next 1 to K steps.
+    encoded: (B, N, D), what the steps are.
+    negatives: (B, M) int, places among the B * N steps of the batch. Where one is the very step
+      that is guessed, it does not count.
+
+  Returns:
+    Cross-entropy, mean over steps that have K more behind them, SUM over K (CPC_audio); K log(M + 1)
+    for blind guesses.
+  """
+  clips, length, ahead, features = predicted.shape
+  guesses = predicted[:, : length - ahead].astype(jnp.float32)
+  encoded = encoded.astype(jnp.float32)
+  places = jnp.arange(length - ahead)[:, None] + jnp.arange(1, ahead + 1)  # (N - K, K)
+  own = (guesses * encoded[:, places]).sum(-1, keepdims=True)
+  others = encoded.reshape(-1, features)[negatives]
+  against = jnp.einsum('btkd,bmd->btkm', guesses, others)
+  place = places + length * jnp.arange(clips)[:, None, None]
+  same = place[..., None] == negatives[:, None, None]
+  scores = jnp.concatenate([own, jnp.where(same, -jnp.inf, against)], -1) / features
+  return -jax.nn.log_softmax(scores)[..., 0].mean((0, 1)).sum()

@@ -61,12 +61,28 @@ def log_filterbank(wav, num_samples, rows: int):
     audio are zero.
   """
   num_samples = jnp.asarray(num_samples)
-  _, power = _short_time_power(wav, num_samples, rows * STACK)
-  log = jnp.log(_without_zeros(power @ _filterbank().T))  # (B, F, 26)
+  log = log_energies(wav, num_samples, rows * STACK, _FILTERS)
   valid = jnp.arange(rows * STACK) < num_frames(num_samples)[:, None]
   stacked = jnp.where(valid[..., None], log, 0).reshape(len(log), rows, FILTERBANK_FEATURES)
   centred = stacked - stacked.mean(-1, keepdims=True)
   return centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
+
+
+def log_energies(wav, num_samples, frames: int, filters: int):
+  """Natural logarithms of mel filter energies, one row per 10 ms (`logfbank`).
+
+  Args:
+    wav: (B, S) int16, or floats on the same scale.
+    num_samples: (B,) int, valid samples of each clip, at least 1.
+    frames: F, length of the result.
+    filters: between 0 and 8 kHz.
+
+  Returns:
+    (B, F, filters) float32, -36.04 for digital silence. Rows from `num_frames(num_samples)` on mean
+    nothing.
+  """
+  _, power = _short_time_power(wav, jnp.asarray(num_samples), frames)
+  return jnp.log(_without_zeros(power @ _filterbank(filters).T))
 
 
 def mfcc(wav, num_samples, frames: int):
@@ -199,13 +215,13 @@ def _without_zeros(x):
 
 
 @functools.cache
-def _filterbank():
-  """(26, 257) float32: triangles with corners on FFT bins, evenly spaced in mel, peak 1."""
+def _filterbank(filters=_FILTERS):
+  """(filters, 257) float32: triangles with corners on FFT bins, evenly spaced in mel, peak 1."""
   highest = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-  corners = 700 * (10 ** (np.linspace(0, highest, _FILTERS + 2) / 2595) - 1)  # Hz
+  corners = 700 * (10 ** (np.linspace(0, highest, filters + 2) / 2595) - 1)  # Hz
   corners = np.floor((_FFT + 1) * corners / SAMPLE_RATE)
   bins = np.arange(_FFT // 2 + 1)
-  low, peak, high = (corners[i : i + _FILTERS, None] for i in range(3))
+  low, peak, high = (corners[i : i + filters, None] for i in range(3))
   rising, falling = (bins - low) / (peak - low), (high - bins) / (high - peak)
   return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
@@ -244,3 +260,80 @@ def slaney_filters(sample_rate: int, fft: int, bins: int, lowest: float, highest
   low, peak, high = (corners[i : i + bins, None] for i in range(3))
   rising, falling = (frequencies - low) / (peak - low), (high - frequencies) / (high - peak)
   return np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+
+
+# --------------------------------------------------------------------------------------------------
+# Cepstra of the magnitude spectrum, 300 to 3700 Hz (DAVS)
+# --------------------------------------------------------------------------------------------------
+
+MFCC_WINDOW = (20, 12)  # moments of 10 ms, and the cepstra 1 to 12
+_VOICE_FILTERS = 13
+_VOICE_LOWEST, _VOICE_HIGHEST = 300.0, 3700.0  # Hz
+_MFCC_LEAD = 8  # moments of a window before its frame
+
+
+def magnitude_mfcc(wav, num_samples, frames: int, *, floor: float = 0.0):
+  """13 cepstra every 10 ms of the magnitude (not power) spectrum, as SyncNet's MATLAB recipe has
+  them; c0 is the first. No frame is padded: those that reach behind the audio mean nothing.
+
+  Args:
+    wav: (B, S) int16, or floats on the same scale.
+    num_samples: (B,) int, valid samples of each clip; (num_samples - 400) // 160 + 1 frames.
+    frames: F, length of the result.
+    floor: what a filter gives at least. 0 is the official recipe, where digital silence gives
+      infinities; 1 is below the rounding noise of 16 bits, so it changes nothing but such silence.
+
+  Returns:
+    (B, F, 13) float32; up to 2e-6 of the largest from the float64 of the recipe.
+
+  Source: DAVS `preprocess/savemfcc.m` with Wojcicki's `mfcc.m`.
+  """
+  cut = _cut(_emphasise(wav, jnp.asarray(num_samples)), _WINDOW, _HOP, frames)
+  magnitude = jnp.abs(jnp.fft.rfft(cut * np.hamming(_WINDOW).astype(np.float32), _FFT))
+  with jax.default_matmul_precision('highest'):
+    energies = magnitude @ _voice_filters().T
+    log = jnp.log(jnp.maximum(energies, floor))
+    return (log @ _voice_cosines()) * _lifter()
+
+
+def mfcc_windows(wav, num_samples, times, *, floor: float = 0.0):
+  """Cuts the 0.2 s of cepstra around each video frame, c0 left out.
+
+  Args:
+    wav, num_samples, floor: as for `magnitude_mfcc`; at least 400 samples.
+    times: (B, n) seconds from the start of the audio to each frame.
+
+  Returns:
+    (B, n, 20, 12) float32; row 8 of a window starts with its frame. Where a window leaves the
+    audio, its first or last moment repeats.
+  """
+  total = (wav.shape[1] - _WINDOW) // _HOP + 1
+  cepstra = magnitude_mfcc(wav, num_samples, total, floor=floor)[..., 1:]
+  # Frame times such as 0.04 are not exact in float32.
+  first = jnp.floor(jnp.asarray(times) * (SAMPLE_RATE / _HOP) + 1e-3).astype(jnp.int32) - _MFCC_LEAD
+  moments = first[..., None] + jnp.arange(MFCC_WINDOW[0])  # (B, n, 20)
+  last = (jnp.asarray(num_samples)[:, None, None] - _WINDOW) // _HOP
+  moments = jnp.clip(moments, 0, jnp.maximum(last, 0))
+  return jax.vmap(lambda clip, index: clip[index])(cepstra, moments)
+
+
+def _voice_corners():
+  """(15,) float64 Hz, evenly spaced in mel."""
+  lowest, highest = (1127 * np.log(1 + hz / 700) for hz in (_VOICE_LOWEST, _VOICE_HIGHEST))
+  return 700 * (np.exp(np.linspace(lowest, highest, _VOICE_FILTERS + 2) / 1127) - 1)
+
+
+@functools.cache
+def _voice_filters():
+  """(13, 257) float32: triangles in Hz between the corners, peak 1."""
+  corners = _voice_corners()
+  frequencies = np.arange(_FFT // 2 + 1) * SAMPLE_RATE / _FFT
+  low, peak, high = (corners[i : i + _VOICE_FILTERS, None] for i in range(3))
+  rising, falling = (frequencies - low) / (peak - low), (high - frequencies) / (high - peak)
+  return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def _voice_cosines():
+  """(13, 13) float32: DCT-II whose first column is not made orthonormal."""
+  n, k = np.arange(_VOICE_FILTERS)[:, None] + 0.5, np.arange(MFCC_COEFFICIENTS)
+  return (np.cos(np.pi * k * n / _VOICE_FILTERS) * np.sqrt(2 / _VOICE_FILTERS)).astype(np.float32)

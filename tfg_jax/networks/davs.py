@@ -192,6 +192,7 @@ class Hourglass(nn.Module):
 
   depth: int
   features: int
+  dropout: float = 0.5
   align_corners: bool = True
   axis_name: str | None = None
   dtype: Any = jnp.float32
@@ -206,7 +207,7 @@ class Hourglass(nn.Module):
 
     across = {}
     for level in range(self.depth, 0, -1):
-      across[level] = nn.Dropout(0.5)(block(x, f'b1_{level}'), deterministic=not train)
+      across[level] = nn.Dropout(self.dropout)(block(x, f'b1_{level}'), deterministic=not train)
       x = block(max_pool(x), f'b2_{level}')
     x = block(x, 'b2_plus_1')
     for level in range(1, self.depth + 1):
@@ -218,7 +219,7 @@ class Hourglass(nn.Module):
 class LipEncoder(nn.Module):
   """E_w of video: faces to what their lips say, through heat maps of a landmark network (FAN).
 
-  In training the hourglass drops half of its branches; it needs the PRNG 'dropout'.
+  In training the hourglass drops half of what goes across; it needs the PRNG 'dropout'.
   """
 
   stem: int = 64
@@ -226,6 +227,7 @@ class LipEncoder(nn.Module):
   depth: int = 4
   maps: int = 68
   embedding: int = 256
+  dropout: float = 0.5
   align_corners: bool = True
   axis_name: str | None = None
   dtype: Any = jnp.float32
@@ -241,14 +243,20 @@ class LipEncoder(nn.Module):
         x = max_pool(x)
     self.sow('intermediates', 'before_hourglass', x)
     width = self.widths[-1]
-    x = Hourglass(self.depth, width, align_corners=self.align_corners, name='hourglass', **shared)(
-      x, train=train
+    hourglass = Hourglass(
+      self.depth,
+      width,
+      dropout=self.dropout,
+      align_corners=self.align_corners,
+      name='hourglass',
+      **shared,
     )
-    self.sow('intermediates', 'hourglass', x)
+    x = hourglass(x, train=train)
+    self.sow('intermediates', 'out_hourglass', x)
     x = PreActivationBlock(width, name='top', **shared)(x, train=train)
     x = nn.relu(ConvNorm(width, (1, 1), 1, 0, name='last', **shared)(x, train=train))
     x = Conv(self.maps, (1, 1), dtype=self.dtype, name='heat_maps')(x)
-    self.sow('intermediates', 'heat_maps', x)
+    self.sow('intermediates', 'out_heat_maps', x)
     x = nn.relu(BatchNorm(name='map_norm', **shared)(x, train=train))
     folded = Conv(1, (3, 3), 2, 1, dtype=self.dtype, name='fold')(x)
     self.sow('intermediates', 'folded', folded)
@@ -332,7 +340,7 @@ class Decoder(nn.Module):
     shared = dict(axis_name=self.axis_name, dtype=self.dtype)
     x = jnp.concatenate([identity, words], axis=-1)[:, None, None].astype(self.dtype)
     x = ConvTranspose(self.root, (4, 4), dtype=self.dtype, name='root')(x)
-    self.sow('intermediates', 'root', x)
+    self.sow('intermediates', 'out_root', x)
     x = nn.relu(BatchNorm(name='root_norm', **shared)(x, train=train))
     for stage, (width, convs) in enumerate(zip(self.widths, self.convs, strict=True), start=1):
       if x.shape[1:3] == net2.shape[1:3]:
@@ -341,9 +349,9 @@ class Decoder(nn.Module):
         init = variance_scaling(2.0, 'fan_out', 'normal')
         conv = ConvNorm(width, kernel_init=init, name=f'stage_{stage}_{i}', **shared)
         x = nn.relu(conv(x, train=train))
+      self.sow('intermediates', f'stage_{stage}', x)
       height, breadth = x.shape[1:3]
       x = upsample(x, (2 * height, 2 * breadth), align_corners=self.align_corners)
-      self.sow('intermediates', f'stage_{stage}', x)
     x = ConvTranspose(self.head, (3, 3), padding=1, dtype=self.dtype, name='head')(x)
     x = nn.relu(BatchNorm(name='head_norm', **shared)(x, train=train))
     x = ConvTranspose(3, (3, 3), padding=1, dtype=self.dtype, name='image')(x)

@@ -1,0 +1,295 @@
+"""DAVS: every public network against its recorded outputs."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from reference import (
+  assert_close,
+  assert_running_statistics,
+  golden,
+  network,
+  reference_variables,
+  to_nchw,
+  to_nhwc,
+)
+
+from tfg_jax import alignment, losses
+from tfg_jax.features import audio
+from tfg_jax.metrics import retrieval
+from tfg_jax.networks.layers import unit
+
+pytestmark = pytest.mark.parity
+
+# Batch statistics of two to four faces amplify rounding.
+TRAIN = 2e-4
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def forward(module, variables, *inputs):
+  """Outputs and named intermediates of an evaluation pass."""
+  output, state = module.apply(variables, *inputs, train=False, mutable=['intermediates'])
+  return output, state['intermediates']
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def forward_training(module, variables, *inputs):
+  """Outputs, intermediates and variables after one training pass."""
+  mutable = ['intermediates', 'batch_stats']
+  output, state = module.apply(variables, *inputs, train=True, mutable=mutable)
+  updated = {'params': variables['params'], 'batch_stats': state['batch_stats']}
+  return output, state['intermediates'], updated
+
+
+def sub(x, channels=1, pixels=1):
+  """Every n-th channel and pixel, channels first, as the goldens hold them."""
+  return to_nchw(x)[:, ::channels, ::pixels, ::pixels]
+
+
+def assert_statistics(updated, arrays, name):
+  """The files write dots in keys as '__'."""
+  arrays = {key.replace('__', '.'): x for key, x in arrays.items()}
+  assert_running_statistics(updated, arrays, name)
+
+
+def test_identity_encoder():
+  name = 'davs_identity_encoder'
+  arrays, variables = golden(name), reference_variables(name)
+  face = to_nhwc(arrays['in_image'])
+  identity, mids = forward(network(name), variables, face)
+  assert_close(identity.vector, arrays['out_id'])
+  assert_close(sub(identity.net4), arrays['out_net4'])
+  assert_close(sub(identity.net3, 8), arrays['out_net3_c8'])
+  assert_close(sub(identity.net2, 8), arrays['out_net2_c8'])
+  assert_close(sub(identity.net1, 8, 2), arrays['out_net1_c8s2'])
+  assert_close(sub(mids['block_1'][0], 8, 4), arrays['mid_block1_c8s4'])
+
+  identity, _, updated = forward_training(network(name), variables, face)
+  assert_close(identity.vector, arrays['out_train_id'], TRAIN)
+  assert_close(sub(identity.net4, 4), arrays['out_train_net4_c4'], TRAIN)
+  assert_close(sub(identity.net3, 8), arrays['out_train_net3_c8'], TRAIN)
+  assert_close(sub(identity.net2, 8), arrays['out_train_net2_c8'], TRAIN)
+  assert_close(sub(identity.net1, 8, 2), arrays['out_train_net1_c8s2'], TRAIN)
+  assert_statistics(updated, arrays, name)
+
+
+def test_lip_encoder():
+  name = 'davs_lip_encoder'
+  arrays, variables = golden(name), reference_variables(name)
+  video = np.moveaxis(arrays['in_video'], 2, -1)
+  words, mids = forward(network(name), variables, video)
+  assert_close(words, arrays['out_feature'])
+  assert_close(sub(mids['before_hourglass'][0], 16, 2), arrays['mid_conv4_c16s2'])
+  assert_close(sub(mids['out_hourglass'][0], 16, 2), arrays['mid_hg_c16s2'])
+  assert_close(sub(mids['out_heat_maps'][0], 4, 2), arrays['mid_fan_c4s2'])
+  assert_close(sub(mids['folded'][0]), arrays['mid_conv6'])
+
+  later_pytorch = network(name).clone(align_corners=False)
+  words, _ = forward(later_pytorch, variables, video)
+  assert_close(words, arrays['out_feature_align_false'])
+
+  # The recorded training pass dropped nothing.
+  words, _, updated = forward_training(network(name).clone(dropout=0.0), variables, video)
+  assert_close(words, arrays['out_train_feature'], TRAIN)
+  assert_statistics(updated, arrays, name)
+
+
+def test_mfcc_encoder():
+  name = 'davs_mfcc_encoder'
+  arrays, variables = golden(name), reference_variables(name)
+  mfcc = arrays['in_mfcc'][:, :, 0]
+  words, mids = forward(network(name), variables, mfcc)
+  assert_close(words, arrays['out_feature'])
+  assert_close(sub(mids['square_2']['convolved'][0]), arrays['mid_m1_conv2'])
+  assert_close(sub(mids['tall_2']['convolved'][0]), arrays['mid_m2_conv2'])
+  both = mids['both'][0][..., None, None]
+  assert_close(both[:, :512], arrays['mid_model1'])
+  assert_close(both[:, 512:], arrays['mid_model2'])
+
+  words, _, updated = forward_training(network(name), variables, mfcc)
+  assert_close(words, arrays['out_train_feature'], TRAIN)
+  assert_statistics(updated, arrays, name)
+
+
+def test_decoder():
+  name = 'davs_decoder'
+  arrays, variables = golden(name), reference_variables(name)
+  inputs = arrays['in_id'], to_nhwc(arrays['in_id_net2']), arrays['in_wid']
+
+  def assert_images(image, mids, prefix, tolerance=1e-4):
+    image = to_nchw(image)
+    assert_close(image[:, :, ::4, ::4], arrays[f'{prefix}_image_s4'], tolerance)
+    assert_close(image[:, :, 96:160, 96:160], arrays[f'{prefix}_image_crop'], tolerance)
+    assert_close(image[:, :, :8], arrays[f'{prefix}_image_border'], tolerance)
+    assert_close(sub(mids['before_tanh'][0], 1, 4), arrays[f'{prefix}_pretanh_s4'], tolerance)
+
+  image, mids = forward(network(name), variables, *inputs)
+  assert_images(image, mids, 'out')
+  assert_close(sub(mids['out_root'][0]), arrays['mid_deconv1'])
+  for stage, step in enumerate((1, 1, 1, 2, 4, 8), start=1):
+    assert_close(sub(mids[f'stage_{stage}'][0], 16, step), arrays[f'mid_block{stage}_c16'])
+
+  later_pytorch = network(name).clone(align_corners=False)
+  image, _ = forward(later_pytorch, variables, *inputs)
+  assert_close(sub(image, 1, 4), arrays['out_align_false_s4'])
+
+  image, mids, updated = forward_training(network(name), variables, *inputs)
+  assert_images(image, mids, 'out_train', TRAIN)
+  assert_statistics(updated, arrays, name)
+
+
+@pytest.mark.parametrize('name', ['davs_image_discriminator', 'davs_sequence_discriminator'])
+def test_discriminator(name):
+  arrays, variables = golden(name), reference_variables(name)
+  images = arrays['in_image']  # channel 3 t + c
+  frames = np.moveaxis(images.reshape(4, -1, 3, 256, 256), 2, -1)
+
+  def assert_judgement(patches, pair, prefix, tolerance=1e-4):
+    patches, pair = patches[:, None], pair[:, None]
+    assert_close(patches, arrays[f'{prefix}_patch_logit'], tolerance)
+    assert_close(pair, arrays[f'{prefix}_combine_logit'], tolerance)
+    assert_close(jax.nn.sigmoid(patches), arrays[f'{prefix}_patch'], tolerance)
+    assert_close(jax.nn.sigmoid(pair), arrays[f'{prefix}_combine'], tolerance)
+
+  (patches, pair), mids = forward(network(name), variables, frames, arrays['in_mfcc'])
+  assert_judgement(patches, pair, 'out')
+  assert_close(sub(mids['conv_4']['convolved'][0], 32), arrays['mid_conv3_c32'])
+  assert_close(sub(mids['mouth']['convolved'][0], 32), arrays['mid_crop_conv6_c32'])
+  assert_close(mids['heard'][0][..., None, None], arrays['mid_mfcc'])
+
+  (patches, pair), _, updated = forward_training(
+    network(name), variables, frames, arrays['in_mfcc']
+  )
+  assert_judgement(patches, pair, 'out_train', TRAIN)
+  assert_statistics(updated, arrays, name)
+
+
+def test_classifiers():
+  name = 'davs_classifiers'
+  arrays, variables = golden(name), reference_variables(name)
+  net1 = np.repeat(np.repeat(to_nhwc(arrays['in_map8']), 8, axis=1), 8, axis=2)[None]
+  logits, mids = forward(
+    network(name), variables, arrays['in_wid'], net1, arrays['in_pid'], arrays['in_pid1']
+  )
+  assert_close(logits['words'], arrays['out_fusion'])
+  assert_close(mids['words']['hidden'][0], arrays['mid_fusion_hidden'])
+  domain = logits['domain'].reshape(-1, 1)
+  assert_close(domain, arrays['out_domain_logit'])
+  assert_close(jax.nn.sigmoid(domain), arrays['out_domain'])
+  assert_close(logits['identity_words'], arrays['out_idlip'])
+  assert_close(sub(mids['identity_words']['convolved'][0]), arrays['mid_idlip_conv6'])
+  assert_close(mids['identity_words']['per_frame'][0], arrays['mid_idlip_fc'])
+  assert_close(logits['probe'], arrays['out_id_fc'])
+  assert_close(logits['persons'][:, ::8], arrays['out_face_id_s8'])
+
+
+def test_mfcc():
+  arrays = golden('davs_mfcc')
+  wav = arrays['in_wave_int16'][None]
+  samples = np.array([wav.shape[1]])
+  cepstra = jax.jit(audio.magnitude_mfcc, static_argnums=2)(wav, samples, 98)[0]
+  assert_close(cepstra, arrays['out_mfcc'], 1e-5)
+  assert_close(cepstra, arrays['mid_mfcc_float64'], 1e-5)
+  times = arrays['in_video_index'][None] / 25
+  windows = jax.jit(audio.mfcc_windows)(wav, samples, times)
+  assert_close(windows[0][:, None], arrays['out_windows'], 1e-5)
+  # A floor below what sound gives changes nothing; digital silence becomes finite.
+  np.testing.assert_array_equal(
+    jax.jit(audio.mfcc_windows)(wav, samples, times, floor=1.0), windows
+  )
+
+  # The steps in between, each from the recorded one before it.
+  emphasised = audio._emphasise(wav, samples)[0]
+  assert_close(emphasised[:800], arrays['mid_preemphasis_0_800'], 1e-6)
+  hamming = np.hamming(400)
+  assert_close(hamming, arrays['mid_hamming'], 1e-12)
+  cut = audio._cut(emphasised[None], 400, 160, 3)[0] * hamming
+  assert_close(cut, arrays['mid_frames_0_3'], 1e-6)
+  magnitude = np.abs(np.fft.rfft(cut, 512))
+  assert_close(magnitude, arrays['mid_magnitude_0_3'], 1e-6)
+  assert_close(audio._voice_corners(), arrays['mid_filter_edges_hz'], 1e-12)
+  assert_close(audio._voice_filters(), arrays['mid_filterbank'], 1e-6)
+  assert_close(magnitude @ audio._voice_filters().T, arrays['mid_fbe'][:3], 1e-6)
+  assert_close(audio._voice_cosines().T, arrays['mid_dct'], 1e-6)
+  assert_close(audio._lifter(), arrays['mid_lifter'], 1e-6)
+  log = np.log(arrays['mid_fbe'])
+  assert_close((log @ audio._voice_cosines()) * audio._lifter(), arrays['out_mfcc'], 1e-6)
+
+
+def test_alignment():
+  arrays = golden('davs_align')
+  points = arrays['in_five_points'].reshape(5, 2)
+  left_eye, right_eye, _, *corners = points
+  mouth = np.mean(corners, axis=0)
+  assert_close(np.stack([left_eye, right_eye, mouth]), arrays['mid_three_points'], 1e-12)
+  transform = alignment.face_transform(left_eye, right_eye, mouth)
+  assert_close(transform, arrays['out_M3'], 1e-6)
+
+  def assert_grey_levels(face, expected):
+    assert np.abs(face.astype(int) - expected).max() <= 1
+
+  face = alignment.align_face(arrays['in_image'], transform)
+  assert_grey_levels(face[::4, ::4], arrays['out_image260_s4'])
+  assert_grey_levels(face[2:258:4, 2:258:4], arrays['out_image256_center_crop_s4'])
+
+  left_eye, right_eye, *corners = arrays['in_lrw_eye74_eye77_mouth84_mouth90']
+  mouth = np.mean(corners, axis=0)
+  transform = alignment.face_transform(left_eye, right_eye, mouth, eyes_twice=True)
+  assert_close(transform, arrays['out_M_lrw'], 1e-6)
+  face = alignment.align_face(arrays['in_image'], transform)
+  assert_grey_levels(face[::4, ::4], arrays['out_lrw_image260_s4'])
+
+
+def test_metrics():
+  arrays = golden('davs_metrics')
+  video, audio_features = arrays['in_video_feat'], arrays['in_audio_feat']
+  for query, pair in (('video', (video, audio_features)), ('audio', (audio_features, video))):
+    found, nearest = retrieval.ranks(*pair, block=16)
+    np.testing.assert_array_equal(found, arrays[f'out_l2_{query}_query_ranks0'])
+    np.testing.assert_array_equal(nearest, arrays[f'out_l2_{query}_query_top1'])
+    for order in ('l2', 'cos'):
+      expected = arrays[f'out_{order}_{query}_query_R1_R5_R10_R50_MedR_MeanR']
+      np.testing.assert_allclose(list(retrieval.recalls(found).values()), expected, rtol=1e-6)
+  heard, seen = arrays['in_audio_logits'], arrays['in_video_logits']
+  for name, logits in (('audio', heard), ('video', seen), ('combined', heard + seen)):
+    accuracy = 100 * retrieval.correct(logits, arrays['in_labels']).mean()
+    assert_close(accuracy, arrays[f'out_acc_{name}'], 1e-6)
+
+
+def test_losses():
+  arrays = golden('davs_losses')
+  video, heard = arrays['in_video_feat'], arrays['in_audio_feat']
+  assert_close(unit(video), arrays['out_video_norm'], 1e-6)
+  assert_close(unit(heard), arrays['out_audio_norm'], 1e-6)
+  assert_close(losses.distances(video, heard), arrays['out_distance_matrix'], 1e-6)
+  loss, gradient = jax.value_and_grad(losses.l2_contrastive, argnums=1)(video, heard)
+  assert_close(loss, arrays['out_l2_contrastive_margin1'], 1e-6)
+  assert_close(loss, arrays['out_G_embedding_l2'], 1e-6)
+  assert_close(gradient, arrays['out_l2_contrastive_grad_audio'], 1e-5)
+  swapped = losses.l2_contrastive(heard, video)
+  assert_close(swapped, arrays['out_l2_contrastive_margin1_swapped'], 1e-6)
+  hardest = losses.l2_contrastive(video, heard, hardest=True)
+  assert_close(hardest, arrays['out_l2_contrastive_maxviolation'], 1e-6)
+  assert_close(losses.ranking(video, heard), arrays['out_ranking_margin0p5'], 1e-5)
+  assert_close(losses.contrastive_eq1(video, heard), arrays['out_paper_eq1'], 1e-6)
+
+  logits, labels = arrays['in_logits'], arrays['in_labels']
+  assert_close(losses.cross_entropy(logits, labels), arrays['out_cross_entropy'], 1e-6)
+  assert_close(losses.confusion(logits), arrays['out_l2softmax_mse'], 1e-5)
+  assert_close(losses.log_confusion(logits), arrays['out_sumlogsoftmax'], 1e-6)
+  eq3 = [10 * losses.confusion(row[None]) for row in logits]
+  assert_close(np.array(eq3), arrays['out_paper_eq3_per_sample'], 1e-5)
+  assert_close(10 * losses.confusion(logits), arrays['out_paper_eq3_mean'], 1e-5)
+
+  logits, soft = logit(arrays['in_prob']), arrays['in_soft']
+  for label, name in ((1, 'real'), (0, 'fake'), (1 - soft, 'real_soft'), (soft, 'fake_soft')):
+    assert_close(losses.soft_cross_entropy(logits, label), arrays[f'out_bce_{name}'], 1e-6)
+    if label in (0, 1):
+      assert_close(losses.square_distance(logits, label), arrays[f'out_lsgan_{name}'], 1e-6)
+
+
+def logit(probability):
+  """In float64: near 1, float32 loses what cross-entropy asks for."""
+  probability = probability.astype(np.float64)
+  return np.log(probability / (1 - probability)).astype(np.float32)
