@@ -389,8 +389,8 @@ def predictive_coding(predicted, encoded, negatives):
       that is guessed, it does not count.
 
   Returns:
-    Cross-entropy, mean over steps that have K more behind them, SUM over K (CPC_audio); K log(M + 1)
-    for blind guesses.
+    Cross-entropy, mean over steps that have K more behind them, SUM over K (CPC_audio); for blind
+    guesses K log(M + 1).
   """
   clips, length, ahead, features = predicted.shape
   guesses = predicted[:, : length - ahead].astype(jnp.float32)

@@ -164,14 +164,12 @@ class FaceNet(nn.Module):
     x = _Residual(last, 1.0, self.axis_name, self.dtype, activate=False, name='block8')(
       third, train=train
     )
-    self.sow('intermediates', 'block8', x)
 
     pooled = x.astype(jnp.float32).mean((1, 2))
     self.sow('intermediates', 'pooled', pooled)
     pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
     y = layers.Dense(self.features, use_bias=False, dtype=self.dtype, name='last_linear')(pooled)
     y = layers.BatchNorm(_EPSILON, axis_name=self.axis_name, name='last_bn')(y, train=train)
-    self.sow('intermediates', 'last_bn', y)
     logits = layers.Dense(self.classes, dtype=self.dtype, name='logits')(y)
     maps = tuple(x.astype(jnp.float32) for x in (first, second, third))
     return FaceFeatures(maps, layers.unit(y), logits.astype(jnp.float32))

@@ -51,7 +51,6 @@ class InceptionBlock(nn.Module):
   def __call__(self, x, lengths=None, *, train: bool):
     """(B, F, C) to (B, ceil(F / 2), features); zero behind the new `lengths` ceil(n / 2)."""
     frames = -(-x.shape[1] // 2)
-    valid = None if lengths is None else valid_frames(-(-lengths // 2), frames)
     branches = []
     for kernel in _BRANCHES:
       y = layers.Conv(
@@ -63,14 +62,18 @@ class InceptionBlock(nn.Module):
         dtype=self.dtype,
         name=f'conv_{kernel}',
       )(x)
-      # The even kernel gives one frame more where F is even.
+      # Of an even number of frames the even kernel makes one more than the others; it is dropped,
+      # but counts in the batch statistics.
+      made = None if lengths is None else (lengths + kernel % 2) // 2 + (kernel % 2 == 0)
       y = layers.BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=f'norm_{kernel}')(
-        y[:, :frames], valid, train=train
+        y, valid_frames(made, y.shape[1]), train=train
       )
-      branches.append(nn.relu(y))
+      branches.append(nn.relu(y[:, :frames]))
     joined = jnp.concatenate(branches, axis=-1)
     # What lies behind the end must look like the padding of a shorter input.
-    return joined if valid is None else jnp.where(valid[..., None], joined, 0)
+    if lengths is None:
+      return joined
+    return jnp.where(valid_frames(-(-lengths // 2), frames)[..., None], joined, 0)
 
 
 class VoiceEncoder(nn.Module):
