@@ -8,6 +8,7 @@ static and a matrix unit does the work.
 Sources: `croppatch` and the hybrid video of Sxjdwang/TalkLip `train.py`; OpenCV's INTER_LINEAR.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -100,27 +101,50 @@ def paste_faces(frames, faces, boxes, index=None, mask=None):
   return jnp.asarray(frames).at[clips, index].set(hybrid, mode='drop')
 
 
-def lip_roi(frames, num_frames, size: int = LIP_SIZE):
+def lip_roi(frames, num_frames, size: int = LIP_SIZE, below: int = 0):
   """What the lip reader sees: the gray centre of the whole frame, normalised.
 
   Args:
     frames: (B, T, H, W, 3) RGB, 0 to 255.
     num_frames: (B,) int; later frames become zero, after normalisation.
-    size: side of the centre crop.
+    size: side of the crop.
+    below: pixels by which the crop lies below the centre.
 
   Returns:
     (B, T, size, size, 1) float32, (gray / 255 - 0.421) / 0.165; differentiable.
 
   Raises:
-    ValueError: if the frames are smaller than the crop.
+    ValueError: if the crop reaches over the frames.
   """
   height, width = frames.shape[2:4]
-  if min(height, width) < size:
-    raise ValueError(f'the lip crop is {size} px, the frames are {height}x{width}')
-  top, left = (height - size) // 2, (width - size) // 2
+  top, left = (height - size) // 2 + below, (width - size) // 2
+  if min(height, width) < size or not 0 <= top <= height - size:
+    where = f', {below} px below the centre' if below else ''
+    raise ValueError(f'the lip crop is {size} px{where}, the frames are {height}x{width}')
   centre = frames[:, :, top : top + size, left : left + size].astype(jnp.float32)
   # Elementwise rather than a product with a vector: exact on every backend, and no slower.
   gray = 0.299 * centre[..., 0] + 0.587 * centre[..., 1] + 0.114 * centre[..., 2]
   normal = (gray / 255 - _LIP_MEAN) / _LIP_DEVIATION
   valid = jnp.arange(frames.shape[1]) < num_frames[:, None]
   return jnp.where(valid[..., None, None], normal, 0)[..., None]
+
+
+def random_view(video, shift, flip, size: int):
+  """Cuts a window out of each clip and mirrors some: the same for all frames of a clip.
+
+  Args:
+    video: (B, T, H, W, C).
+    shift: (B, 2) int, top and left of the window.
+    flip: (B,) bool, which clips are mirrored.
+    size: side of the window.
+
+  Returns:
+    (B, T, size, size, C).
+  """
+
+  def cut(clip, corner, mirrored):
+    start = (0, corner[0], corner[1], 0)
+    window = lax.dynamic_slice(clip, start, (len(clip), size, size, clip.shape[-1]))
+    return jnp.where(mirrored, window[:, :, ::-1], window)
+
+  return jax.vmap(cut)(video, shift, flip)

@@ -374,8 +374,10 @@ class AVHubertEncoder(nn.Module):
     """Predicts the cluster of every frame from a partly masked clip.
 
     Args:
-      audio: (B, T, 104); unmasked, `mask` is applied here because its replacement is learned.
+      audio: (B, T, 104); unmasked, `mask` is applied here because its replacement is learned. None
+        for lips alone, as in `__call__`.
       video: (B, T, 88, 88, 1); already masked if `mask_input` (`features.masking.replace_frames`).
+        None for speech alone.
       padding_mask: (B, T) bool or None.
       mask: (B, T) bool, True where audio rows (`mask_input`) or fused features become `mask_emb`.
       train: also drops a modality of the whole batch with probability `modality_dropout`.
@@ -384,7 +386,7 @@ class AVHubertEncoder(nn.Module):
       A dict: `logits` (B, T, classes), `features` (B, T, width) and the scalar `penalty`, the mean
       square of the features before fusion.
     """
-    if self.mask_input:
+    if self.mask_input and audio is not None:
       audio = jnp.where(mask[..., None], self.mask_emb, audio)
     heard, seen = self.features(audio, video, train=train)
     if train and self.modality_dropout > 0:

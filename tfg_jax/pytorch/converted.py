@@ -95,6 +95,25 @@ def check_free(directory):
     )
 
 
+def read_record(directory) -> Conversion:
+  """Returns the history of a converted network alone.
+
+  Raises:
+    ConversionError: if the folder is no converted network, or its history is damaged.
+  """
+  directory = pathlib.Path(directory).absolute()
+  try:
+    return Conversion(**json.loads((directory / _RECORD).read_text()))
+  except FileNotFoundError as error:
+    raise ConversionError(
+      'this is not a converted network',
+      where=directory,
+      hint='python -m tfg_jax.convert import --network=NAME --input=FILE --output=DIR makes one',
+    ) from error
+  except (ValueError, TypeError) as error:
+    raise ConversionError(f'{_RECORD} is damaged: {error}', where=directory) from error
+
+
 def load(directory, network: str | None = None) -> tuple[dict[str, Any], Conversion]:
   """Returns the variables, as numpy arrays, and their history.
 
@@ -106,16 +125,7 @@ def load(directory, network: str | None = None) -> tuple[dict[str, Any], Convers
     ConversionError: if the folder is no converted network, is another one, or is damaged.
   """
   directory = pathlib.Path(directory).absolute()
-  try:
-    conversion = Conversion(**json.loads((directory / _RECORD).read_text()))
-  except FileNotFoundError as error:
-    raise ConversionError(
-      'this is not a converted network',
-      where=directory,
-      hint='python -m tfg_jax.convert import --network=NAME --input=FILE --output=DIR makes one',
-    ) from error
-  except (ValueError, TypeError) as error:
-    raise ConversionError(f'{_RECORD} is damaged: {error}', where=directory) from error
+  conversion = read_record(directory)
   if network not in (None, conversion.network):
     raise ConversionError(
       f'the folder holds {conversion.network} and not {network}',

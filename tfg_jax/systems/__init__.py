@@ -1,9 +1,13 @@
 """The systems by their config name."""
 
 from tfg_jax import configuration, errors
-from tfg_jax.systems import base, talklip
+from tfg_jax.systems import avhubert, base, lip_expert, talklip
 
-SYSTEMS = {'talklip': talklip.TalkLip}
+SYSTEMS = {
+  'avhubert': avhubert.AVHubert,
+  'lip_expert': lip_expert.LipExpert,
+  'talklip': talklip.TalkLip,
+}
 
 
 def build(run: configuration.Run, *, axis_name: str | None) -> base.System:

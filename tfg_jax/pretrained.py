@@ -1,0 +1,67 @@
+"""Reads networks that a run takes over: from another run's workdir, or a converted public network.
+
+Arrays come as numpy and without the optimiser's, so that reading them costs no device memory.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from tfg_jax import checkpoints, configuration, errors, trained
+from tfg_jax.pytorch import converted
+from tfg_jax.systems.sources import Source
+
+
+def load(folder: str | pathlib.Path) -> Source:
+  """Reads the best checkpoint of a workdir, or a converted network.
+
+  Raises:
+    CheckpointError, ConversionError: if the folder is neither, or is damaged.
+  """
+  folder = pathlib.Path(folder).absolute()
+  if converted.is_converted(folder):
+    variables, conversion = converted.load(folder)
+    # Public checkpoints of whole readers hold both networks; the others are encoders.
+    nets = {'encoder': variables}
+    if conversion.network.endswith('_seq2seq'):
+      nets = {
+        name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
+        for name in ('encoder', 'decoder')
+      }
+    return Source(folder, nets)
+  run = configuration.resolve(trained.read_config(folder))
+  with checkpoints.Checkpoints(folder, run.checkpoint, read_only=True) as saved:
+    step = saved.best_step
+  if step is None:
+    raise errors.CheckpointError(
+      'the run has no checkpoint yet.',
+      where=folder,
+      hint='let it train until its first save (config.checkpoint.every).',
+    )
+  return Source(folder, _read_nets(folder / 'checkpoints' / f'{step:012d}' / 'state'))
+
+
+def _read_nets(path) -> dict[str, dict[str, Any]]:
+  """The variables of every network of a saved state."""
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      saved = checkpointer.metadata(path).item_metadata.tree['nets']
+      wanted = {
+        'nets': {
+          name: {part: net[part] for part in ('params', 'stats') if net.get(part)}
+          for name, net in saved.items()
+        }
+      }
+      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+      args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+      nets = checkpointer.restore(path, args=args)['nets']
+  except (OSError, ValueError, KeyError) as error:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise errors.CheckpointError(f'the checkpoint cannot be read: {reason}', where=path) from error
+  return {
+    name: {'params': net['params'], 'batch_stats': net.get('stats', {})}
+    for name, net in nets.items()
+  }

@@ -1,0 +1,390 @@
+"""The lip-reading expert: AV-HuBERT with a decoder, fine-tuned to spell what lips say.
+
+Input          the mouth alone, 25 frames a second
+Loss           cross-entropy of the next token, labels smoothed by 0.1, summed over a sentence
+Schedule       warm-up, then exponential decay; the encoder rests for the first `freeze` steps
+
+TalkLip (Wang et al., CVPR 2023) freezes it and lets it judge drawn mouths. Numbers are those of the
+official fine-tuning (facebookresearch/av_hubert, conf/finetune).
+
+Departures     The best checkpoint is the one with the fewest word errors; officially, with the
+               highest token accuracy.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tfg_jax import configuration, errors, losses, networks
+from tfg_jax.data import vocabulary
+from tfg_jax.metrics import text as text_metrics
+from tfg_jax.networks.avhubert import AVHubertEncoder
+from tfg_jax.networks.avhubert_seq2seq import EOS, PAD, AVHubertSeq2Seq, Decoder
+from tfg_jax.pytorch import converted
+from tfg_jax.systems import base, lips
+from tfg_jax.systems.sources import Source
+
+READERS = ('avhubert_base_seq2seq', 'avhubert_large_seq2seq')  # public networks of this kind
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """The section `model` of a config."""
+
+  encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # AVHubertEncoder
+  decoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Decoder
+  view: lips.View = lips.View()
+  start: str = ''  # workdir or converted network whose encoder is fine-tuned; empty: from scratch
+  characters: str = "abcdefghijklmnopqrstuvwxyz0123456789'"
+  tokenizer: str = ''  # sentencepiece model; its pieces replace the characters
+  max_tokens: int = 200  # of a sentence, with its end
+  beam: int = 5  # live hypotheses in evaluation; officially 50
+  smoothing: float = 0.1
+  freeze: int = 0  # steps in which the encoder rests
+  learning_rate: float = 1e-3
+  warmup: int = 10_000  # steps from 1 % of the rate to all of it; then down to `final_rate`
+  final_rate: float = 0.05  # of the learning rate, at num_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """A lip reader without its weights: how it sees, reads and spells."""
+
+  module: AVHubertSeq2Seq
+  vocabulary: vocabulary.Vocabulary
+  view: lips.View
+
+  @classmethod
+  def from_settings(cls, settings: Settings, **shared) -> 'Reader':
+    """Builds it from a config's section; `shared` are the fields `axis_name` and `dtype`.
+
+    Raises:
+      ConfigError: for fields that the networks do not have.
+      DataError: if the tokenizer cannot be read.
+    """
+    words = (
+      vocabulary.read_sentencepiece(settings.tokenizer)
+      if settings.tokenizer
+      else vocabulary.characters(settings.characters)
+    )
+    encoder = configuration.build_module(
+      AVHubertEncoder, settings.encoder, 'model.encoder', **shared
+    )
+    decoder = configuration.build_module(
+      Decoder,
+      settings.decoder,
+      'model.decoder',
+      width=encoder.width,
+      vocabulary=len(words),
+      dtype=encoder.dtype,
+    )
+    return cls(AVHubertSeq2Seq(encoder, decoder), words, settings.view)
+
+
+def read(folder: str | pathlib.Path) -> Reader:
+  """The lip reader of a workdir or of a converted network; its weights are not read.
+
+  Raises:
+    CheckpointError, ConversionError: if the folder holds no lip reader.
+    DataError: if its tokenizer cannot be read.
+  """
+  from tfg_jax import trained  # which knows all systems, this one too
+
+  if converted.is_converted(folder):
+    network = converted.read_record(folder).network
+    if network in READERS:
+      words = vocabulary.sentencepiece(converted.tokenizer(folder), where=folder)
+      return Reader(networks.OFFICIAL[network](), words, lips.View())
+    name = f'a converted {network}'
+  else:
+    run = configuration.resolve(trained.read_config(folder))
+    if run.system == 'lip_expert':
+      return LipExpert.from_config(run).reader
+    name = f'the workdir of a run of {run.system}'
+  raise errors.CheckpointError(
+    f'this is {name}, and no lip reader.',
+    where=folder,
+    hint=f'name the workdir of a lip_expert run, or a converted {" or ".join(READERS)}.',
+  )
+
+
+def variables(source: Source) -> dict[str, Any]:
+  """The variables of the whole reader that `pretrained.load` read from such a folder.
+
+  Raises:
+    CheckpointError: if it has no decoder.
+  """
+  if 'decoder' not in source.nets:
+    raise errors.CheckpointError(
+      f'it holds {", ".join(source.nets)} and is no lip reader.',
+      where=source.where,
+      hint=f'name the workdir of a lip_expert run, or a converted {" or ".join(READERS)}.',
+    )
+  encoder, decoder = source.nets['encoder'], source.nets['decoder']
+  return {
+    'params': {'encoder': encoder['params'], 'decoder': decoder['params']},
+    'batch_stats': {'encoder': encoder['batch_stats']},
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class LipExpert:
+  """See the module; `from_config` builds it."""
+
+  settings: Settings
+  reader: Reader
+  num_steps: int
+  axis_name: str | None = None
+
+  score = 'expert/word_error_rate'
+
+  @classmethod
+  def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'LipExpert':
+    """Builds networks and settings from `run.model`.
+
+    Raises:
+      ConfigError: for unknown keys or values that cannot be.
+      DataError: if the tokenizer cannot be read.
+    """
+    settings = lips.read_settings(Settings, run, view=lips.View)
+    lips.check_warmup(settings.warmup, run.num_steps)
+    reader = Reader.from_settings(settings, axis_name=axis_name, dtype=jnp.dtype(run.dtype))
+    return cls(settings, reader, run.num_steps, axis_name)
+
+  # ------------------------------------------------------------------------------------------------
+  # State
+  # ------------------------------------------------------------------------------------------------
+
+  def init(self, key: jax.Array) -> base.State:
+    """Fresh networks 'encoder' and 'decoder'; `start` may replace the encoder."""
+    encoder = self.reader.module.encoder
+    tokens, audio = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.audio_features))
+    variables = self.reader.module.init(base.weights_key(key), tokens, audio, train=False)
+    params, stats = variables['params'], variables['batch_stats']
+    optimizer = self._optimizer
+    nets = {
+      'encoder': base.Net.create(params['encoder'], stats['encoder'], optimizer),
+      'decoder': base.Net.create(params['decoder'], {}, optimizer),
+    }
+    return base.State.create(key, nets)
+
+  @property
+  def sources(self) -> dict[str, str]:
+    """Folders of networks that `start` takes over."""
+    return {'encoder': self.settings.start} if self.settings.start else {}
+
+  def start(
+    self, state: base.State, sources: Mapping[str, Source], batches: Iterable[dict]
+  ) -> base.State:
+    """On the host, before the first step: takes over a pre-trained encoder.
+
+    Args:
+      state: fresh.
+      sources: the networks that `self.sources` names.
+      batches: of training clips; not needed here.
+
+    Raises:
+      CheckpointError: if the encoder does not fit.
+    """
+    del batches
+    if not sources:
+      return state
+    net = state.nets['encoder']
+    fresh = {'params': net.params, 'batch_stats': net.stats}
+    taken = lips.take_encoder(fresh, sources['encoder'])
+    net = net.replace(params=taken['params'], stats=taken['batch_stats'])
+    return state.replace(nets={**state.nets, 'encoder': net})
+
+  @property
+  def _optimizer(self) -> optax.GradientTransformation:
+    settings = self.settings
+    peak = settings.learning_rate
+    decay = optax.exponential_decay(peak, self.num_steps - settings.warmup, settings.final_rate)
+    warmup = optax.linear_schedule(0.01 * peak, peak, settings.warmup)
+    rate = optax.join_schedules([warmup, decay], [settings.warmup])
+    return optax.adam(rate, b1=0.9, b2=0.98, eps=1e-8)
+
+  def _variables(self, state: base.State):
+    """The whole reader's variables."""
+    return {
+      'params': {name: net.params for name, net in state.nets.items()},
+      'batch_stats': {'encoder': state.nets['encoder'].stats},
+    }
+
+  def export(self, state: base.State, network: str):
+    """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
+    if network in READERS:
+      return self._variables(state)
+    raise errors.ConversionError(
+      f'a lip_expert run holds no {network!r}.',
+      hint=f'it holds {" or ".join(READERS)}, by its size.',
+    )
+
+  # ------------------------------------------------------------------------------------------------
+  # Training
+  # ------------------------------------------------------------------------------------------------
+
+  def sample(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The tokens of the text, and how the mouth is cut out."""
+    return {**self.sample_evaluation(clip, rng), **self.settings.view.sample(rng)}
+
+  def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """`tokens` (max_tokens,) int32."""
+    del rng
+    return {'tokens': self.reader.vocabulary.encode(clip.text, self.settings.max_tokens)}
+
+  def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
+    """One update of the decoder and, from step `freeze` on, of the encoder."""
+    encoder, decoder = state.nets['encoder'], state.nets['decoder']
+    video, padding, tokens = (
+      self.settings.view.augmented(batch),
+      lips.padding_mask(batch),
+      batch['tokens'],
+    )
+    keys = jax.random.split(state.step_key(self.axis_name))
+
+    def encode(params):
+      memory, updated = self.reader.module.encoder.apply(
+        {'params': params, 'batch_stats': encoder.stats},
+        None,
+        video,
+        padding,
+        train=True,
+        rngs={'dropout': keys[0]},
+        mutable=['batch_stats'],
+      )
+      return memory, updated['batch_stats']
+
+    def loss(params, memory):
+      logits = self.reader.module.decoder.apply(
+        {'params': params},
+        previous(tokens),
+        memory,
+        padding,
+        train=True,
+        rngs={'dropout': keys[1]},
+      )
+      total = losses.label_smoothed_cross_entropy(
+        logits, tokens, smoothing=self.settings.smoothing, pad=PAD, axis_name=self.axis_name
+      )
+      clips = len(tokens)
+      if self.axis_name is not None:
+        clips *= jax.lax.axis_size(self.axis_name)
+      return total / clips, logits
+
+    memory, pull_back, stats = jax.vjp(encode, encoder.params, has_aux=True)
+    gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (total, logits), (decoder_grads, memory_grads) = gradient(decoder.params, memory)
+    # The encoder's backward pass runs only once it learns; its Adam sees zeros until then.
+    encoder_grads = jax.lax.cond(
+      state.step < self.settings.freeze,
+      lambda grads: jax.tree.map(jnp.zeros_like, encoder.params),
+      lambda grads: pull_back(grads)[0],
+      memory_grads,
+    )
+    total, accuracy, stats, encoder_grads, decoder_grads = base.mean_over_devices(
+      (total, _token_accuracy(logits, tokens).mean(), stats, encoder_grads, decoder_grads),
+      self.axis_name,
+    )
+    metrics = {
+      'decoder/loss': total,
+      'decoder/token_accuracy': accuracy,
+      'decoder/grad_norm': base.global_norm(decoder_grads),
+      'encoder/grad_norm': base.global_norm(encoder_grads),
+    }
+    optimizer = self._optimizer
+    nets = {
+      'encoder': encoder.update(encoder_grads, optimizer, stats=stats),
+      'decoder': decoder.update(decoder_grads, optimizer),
+    }
+    return state.replace(nets=nets), metrics
+
+  # ------------------------------------------------------------------------------------------------
+  # Use
+  # ------------------------------------------------------------------------------------------------
+
+  def eval_step(self, state: base.State, batch: base.Batch) -> base.Metrics:
+    """How well sentences are read, (B,) each.
+
+    `loss` (label-smoothed, per token) and `token_accuracy` are teacher-forced; `word_error_rate` is
+    that of beam search. Row 'expert' sees the clip; 'other_lips' sees those of the clip before it
+    in the batch, and tells how much is guessed without looking.
+    """
+    module, variables, tokens = self.reader.module, self._variables(state), batch['tokens']
+    padding = lips.padding_mask(batch)
+    video = self.settings.view(batch['frames'], batch['num_frames'])
+    decoder = {'params': variables['params']['decoder']}
+    memory = module.apply(
+      variables, None, video, padding, train=False, method=lambda m, *x, **k: m.encoder(*x, **k)
+    )
+    numbers = {}
+    for name, seen, hidden in (
+      ('expert', memory, padding),
+      ('other_lips', jnp.roll(memory, 1, axis=0), jnp.roll(padding, 1, axis=0)),
+    ):
+      logits = module.decoder.apply(decoder, previous(tokens), seen, hidden, train=False)
+      per_clip = jax.vmap(
+        lambda x, y: losses.label_smoothed_cross_entropy(
+          x[None], y[None], smoothing=self.settings.smoothing, pad=PAD
+        )
+      )(logits, tokens)
+      numbers[f'{name}/loss'] = per_clip / (tokens != PAD).sum(1)
+      numbers[f'{name}/token_accuracy'] = _token_accuracy(logits, tokens)
+    said = module.apply(
+      variables,
+      memory,
+      padding,
+      beam=self.settings.beam,
+      max_length=self.settings.max_tokens - 1,
+      method='spell',
+    ).tokens[:, 0]
+    edits, words = text_metrics.word_edits(said, tokens, self.reader.vocabulary.symbols)
+    numbers['expert/word_error_rate'] = edits / words
+    return numbers
+
+  def summary(self, results: dict[str, float]) -> str:
+    """Says what the numbers of `eval_step` mean."""
+    return (
+      f'On clips it has not seen, {results["expert/word_error_rate"]:.1%} of the words are read '
+      f'wrongly; of the letters or pieces, given those before, '
+      f'{results["expert/token_accuracy"]:.1%} are right, and '
+      f'{results["other_lips/token_accuracy"]:.1%} where it is shown other lips.'
+    )
+
+  def on_evaluation(self, state: base.State, results: dict[str, float]) -> base.State:
+    del results  # the schedule follows the step alone
+    return state
+
+  def finished(self, state: base.State) -> bool:
+    del state
+    return False
+
+  def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
+    """The mouths as the expert sees them."""
+    del state
+    return lips.show(self.settings.view(batch['frames'], batch['num_frames']), batch['num_frames'])
+
+  @property
+  def face_size(self) -> int:
+    raise lips.draws_no_faces('the lip expert')
+
+  def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
+    raise lips.draws_no_faces('the lip expert')
+
+
+def previous(tokens: jax.Array) -> jax.Array:
+  """What the decoder reads to predict tokens (B, L): `EOS`, then the sentence, then `PAD`."""
+  shifted = jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=EOS)[:, :-1]
+  return jnp.where(tokens == PAD, PAD, shifted)
+
+
+def _token_accuracy(logits, tokens):
+  """(B,) share of the tokens, with the end, that are the likeliest ones."""
+  real = tokens != PAD
+  return ((logits.argmax(-1) == tokens) & real).sum(1) / real.sum(1)
