@@ -4,7 +4,6 @@ Sources: `CPCModel` of facebookresearch/CPC_audio `cpc/model.py` at its default 
 prediction network of `cpc/criterion/criterion.py`; van den Oord et al., 2018; Riviere et al., 2020.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ from jax import lax
 from tfg_jax.networks import layers
 
 SAMPLES_PER_STEP = 160  # of 16 kHz: the product of the strides
-STEPS_PER_SECOND = 100
 
 
 class ChannelNorm(nn.Module):
@@ -121,14 +119,3 @@ class Predictor(nn.Module):
       for k in range(self.steps)
     ]
     return jnp.stack(maps, axis=2)
-
-
-def steps_of_frames(frames: Sequence[int] | jax.Array, fps: float, steps):
-  """The CPC step that has just heard the whole of each video frame, int32, below `steps`.
-
-  Frame t of f per second ends at (t + 1) / f: step floor(100 (t + 1) / f) - 1. The context is
-  causal: an earlier step would miss the end of the frame, a later one would know the future.
-  """
-  # The small share keeps exact quotients such as 100 * 3 / 30 from rounding down.
-  ends = jnp.floor((jnp.asarray(frames) + 1) * (STEPS_PER_SECOND / fps) + 1e-3).astype(jnp.int32)
-  return jnp.clip(ends - 1, 0, steps - 1)

@@ -39,10 +39,15 @@ class VGGFace(nn.Module):
   def setup(self):
     for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), start=1):
       for i in range(1, depth + 1):
-        conv = layers.Conv(width, (3, 3), padding=1, dtype=self.dtype)
+        # For training from scratch without norms: He's, and the input is not 1 but about 64.
+        init = nn.initializers.variance_scaling(
+          2 / 64**2 if stage == i == 1 else 2.0, 'fan_in', 'normal'
+        )
+        conv = layers.Conv(width, (3, 3), padding=1, kernel_init=init, dtype=self.dtype)
         setattr(self, f'conv{stage}_{i}', conv)
-    self.fc6 = layers.Dense(self.hidden, dtype=self.dtype)
-    self.fc7 = layers.Dense(self.hidden, dtype=self.dtype)
+    init = nn.initializers.he_normal()
+    self.fc6 = layers.Dense(self.hidden, kernel_init=init, dtype=self.dtype)
+    self.fc7 = layers.Dense(self.hidden, kernel_init=init, dtype=self.dtype)
     self.fc8 = layers.Dense(self.classes, dtype=self.dtype)
     self.drop = nn.Dropout(self.dropout)
 

@@ -1,11 +1,12 @@
 """The systems by their config name."""
 
 from tfg_jax import configuration, errors
-from tfg_jax.systems import avhubert, base, lip_expert, talklip
+from tfg_jax.systems import avhubert, base, lip_expert, speech2video, talklip
 
 SYSTEMS = {
   'avhubert': avhubert.AVHubert,
   'lip_expert': lip_expert.LipExpert,
+  'speech2video': speech2video.Speech2Video,
   'talklip': talklip.TalkLip,
 }
 

@@ -1,0 +1,367 @@
+"""What Speech2Video leans on and does not train itself: CPC, two teachers, an observer.
+
+CPC                predicts the next 120 ms of speech from its context                      (2.1)
+Identity teacher   VGG-Face: describes a face, and its maps supervise the decoder       (2.1, 2.2)
+Emotion teacher    SENet-50: which emotion a frame shows                                (2.1, Eq. 1)
+Observer           a small network apart from both teachers, for evaluation
+
+The paper takes the first three as published. Here each is frozen where the config names its
+weights, a converted network or the workdir of a Speech2Video run, and else learns from the corpus:
+CPC from its speech, the others from its labels.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tfg_jax import configuration, errors, losses
+from tfg_jax.features import speech, video
+from tfg_jax.networks.cpc import CPC, SAMPLES_PER_STEP, Predictor
+from tfg_jax.networks.senet import SENet
+from tfg_jax.networks.speech2video import Observer
+from tfg_jax.networks.vgg import VGGFace
+from tfg_jax.systems import base, players
+
+# The order of FER+, with the words that the corpora's adapters use.
+EMOTIONS = (
+  'neutral', 'happy', 'surprised', 'sad', 'angry', 'disgusted', 'afraid', 'contemptuous',
+)  # fmt: skip
+# Expert -> the public network whose converted weights it takes.
+PUBLIC = {
+  'cpc': 'cpc_audio',
+  'identity_teacher': 'vggface_vgg16',
+  'emotion_teacher': 'senet50_ferplus',
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """The section `model.experts`. Sections of networks hold the fields of their modules."""
+
+  identities: int = 0  # people whom the corpus names (extra `identity`); 0: it has no labels
+  weights: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # expert -> folder
+  cpc: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  identity_teacher: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # VGGFace
+  emotion_teacher: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # SENet
+  observer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  teacher_size: int = 224  # side of the teachers' faces, pixels
+  teacher_frames: int = 8  # K of Eq. 1; the paper does not say
+  window: int = 20_480  # samples; this and the next two are the defaults of CPC_audio
+  steps_ahead: int = 12
+  negatives: int = 128
+  cpc_learning_rate: float = 2e-4
+  learning_rate: float = 1e-3  # of teachers and observer
+
+
+@dataclasses.dataclass(frozen=True)
+class Experts:
+  """See the module; `from_section` builds it."""
+
+  settings: Settings
+  face_size: int
+  cpc: CPC
+  predictor: Predictor
+  identity_teacher: VGGFace
+  emotion_teacher: SENet
+  observer: Observer | None
+  axis_name: str | None = None
+
+  @classmethod
+  def from_section(cls, section: Mapping[str, Any], face_size: int, *, axis_name, dtype):
+    """Builds networks from `model.experts`.
+
+    Raises:
+      ConfigError: for unknown keys or values that cannot be.
+    """
+    where = 'model.experts'
+    settings = configuration.read_section(Settings, section, where)
+    shared = dict(axis_name=axis_name, dtype=dtype)
+    cpc = configuration.build_module(CPC, settings.cpc, f'{where}.cpc', dtype=dtype)
+    own_classes = (
+      {} if settings.weights.get('identity_teacher') else {'classes': settings.identities}
+    )
+    identity_teacher = configuration.build_module(
+      VGGFace, settings.identity_teacher, f'{where}.identity_teacher', **own_classes, dtype=dtype
+    )
+    emotion_teacher = configuration.build_module(
+      SENet, settings.emotion_teacher, f'{where}.emotion_teacher', **shared
+    )
+    unknown = set(settings.weights) - set(PUBLIC)
+    if unknown:
+      raise errors.ConfigError(
+        f'{where}.weights names {min(unknown)!r}.',
+        where='config',
+        hint=f'known: {", ".join(PUBLIC)}.',
+      )
+    observer = None
+    if settings.identities:
+      observer = configuration.build_module(
+        Observer,
+        settings.observer,
+        f'{where}.observer',
+        identities=settings.identities,
+        emotions=len(EMOTIONS),
+        **shared,
+      )
+    for teacher in ('identity_teacher', 'emotion_teacher'):
+      if not settings.weights.get(teacher) and not settings.identities:
+        raise errors.ConfigError(
+          f'{where} has neither labels nor weights for the {teacher.replace("_", " ")}.',
+          where='config',
+          hint=f'set {where}.identities, if the corpus has labels, or {where}.weights.{teacher}.',
+        )
+    return cls(
+      settings,
+      face_size,
+      cpc,
+      Predictor(settings.steps_ahead, cpc.features, dtype=dtype),
+      identity_teacher,
+      emotion_teacher,
+      observer,
+      axis_name,
+    )
+
+  # ------------------------------------------------------------------------------------------------
+  # State
+  # ------------------------------------------------------------------------------------------------
+
+  @property
+  def sources(self) -> dict[str, str]:
+    """Expert -> the folder of its weights, where they are given."""
+    return {expert: folder for expert, folder in self.settings.weights.items() if folder}
+
+  @property
+  def learned(self) -> tuple[str, ...]:
+    """The experts that learn here."""
+    names = tuple(expert for expert in PUBLIC if expert not in self.sources)
+    return (*names, 'observer') if self.observer else names
+
+  @property
+  def _optimizers(self):
+    adam = optax.adam(self.settings.learning_rate)
+    return {
+      'cpc': optax.adam(self.settings.cpc_learning_rate, b2=0.999),
+      'identity_teacher': adam,
+      'emotion_teacher': adam,
+      'observer': adam,
+    }
+
+  def init(self, key: jax.Array) -> tuple[dict[str, base.Net], dict[str, Any]]:
+    """Fresh networks of the experts that learn, and fresh variables of those that do not."""
+    keys = dict(zip((*PUBLIC, 'observer', 'predictor'), jax.random.split(key, 5), strict=True))
+    size = self.settings.teacher_size
+    face = jnp.zeros((1, size, size, 3))
+    fresh = {
+      'cpc': lambda key: self.cpc.init(key, jnp.zeros((1, 10 * SAMPLES_PER_STEP))),
+      'identity_teacher': lambda key: self.identity_teacher.init(key, face, train=False),
+      'emotion_teacher': lambda key: self.emotion_teacher.init(key, face, train=False),
+      'observer': lambda key: self.observer.init(
+        key, jnp.zeros((1, self.face_size, self.face_size, 3)), train=False
+      ),
+    }
+    nets = {}
+    for name in self.learned:
+      variables = fresh[name](keys[name])
+      params, stats = variables['params'], variables.get('batch_stats', {})
+      if name == 'cpc':
+        context = jnp.zeros((1, 1, self.cpc.context))
+        predictor = self.predictor.init(keys['predictor'], context)['params']
+        params = {**params, 'predictor': predictor}
+      nets[name] = base.Net.create(params, stats, self._optimizers[name])
+    return nets, {name: fresh[name](keys[name]) for name in self.sources}
+
+  def start(self, state: base.State, sources: Mapping[str, Any]) -> base.State:
+    """The state with the weights of the sources; see `systems.sources.Source`."""
+    frozen = dict(state.frozen)
+    for expert, source in sources.items():
+      # A converted network is called 'encoder'; a run has its own names.
+      net = 'encoder' if source.conversion else expert
+      frozen[expert] = source.replace(frozen[expert], net)
+    return state.replace(frozen=frozen)
+
+  def variables(self, state: base.State, name: str) -> dict[str, Any]:
+    """The variables of one expert as its module takes them."""
+    if name in state.frozen:
+      return state.frozen[name]
+    net = state.nets[name]
+    params = {part: x for part, x in net.params.items() if part != 'predictor'}
+    return {'params': params, **({'batch_stats': net.stats} if net.stats else {})}
+
+  # ------------------------------------------------------------------------------------------------
+  # Inputs
+  # ------------------------------------------------------------------------------------------------
+
+  def sample(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """On the host: frames for the teachers, a stretch of speech for CPC, and the clip's labels.
+
+    Raises:
+      DataError: if the clip lacks a label that the config promises.
+    """
+    spare = max(len(clip.wav) - self.settings.window, 0)
+    chosen = {
+      'teacher_frames': rng.integers(len(clip.frames), size=self.settings.teacher_frames),
+      'window_start': rng.integers(spare + 1),
+    }
+    if self.observer is not None:
+      chosen |= {'identity': self._identity(clip), 'emotion': _emotion(clip)}
+    return {name: np.asarray(x, np.int32) for name, x in chosen.items()}
+
+  def _identity(self, clip):
+    number = clip.extras.get('identity', ())
+    if len(number) != 1:
+      raise errors.DataError(
+        "the clip does not say who speaks: it has no number as extra 'identity'.",
+        hint='prepare the corpus again, or train without labels: model.experts.identities=0.',
+      )
+    if not 0 <= number[0] < self.settings.identities:
+      raise errors.DataError(
+        f'identity {number[0]} is not below {self.settings.identities}.',
+        hint='set model.experts.identities to the number of people.',
+      )
+    return number[0]
+
+  def faces(self, batch: base.Batch, index, size: int):
+    """(B, n, size, size, 3) float32 RGB faces in [0, 255] of frames (B, n)."""
+    frames = jnp.take_along_axis(batch['frames'], index[..., None, None, None], axis=1)
+    boxes = jnp.take_along_axis(batch['boxes'], index[..., None], axis=1)
+    return video.crop_faces(frames, boxes, size)
+
+  # ------------------------------------------------------------------------------------------------
+  # What they say
+  # ------------------------------------------------------------------------------------------------
+
+  def hear(self, state: base.State, wav):
+    """Contexts (B, S // 160, D) of (B, S) int16 speech."""
+    _, context = self.cpc.apply(self.variables(state, 'cpc'), wav / 32768)
+    return context.astype(jnp.float32)
+
+  def hear_whole(self, state: base.State, wav, num_samples):
+    """Contexts as `hear` gives them, and (B, D), the last one before the silence at the end."""
+    context = self.hear(state, wav)
+    last = speech.last_step(wav, num_samples)
+    return context, jnp.take_along_axis(context, last[:, None, None], axis=1)[:, 0]
+
+  def describe(self, state: base.State, face):
+    """(N, D) identities of teacher-sized faces in [0, 255]: fc7 behind its ReLU."""
+    variables = self.variables(state, 'identity_teacher')
+    return self.identity_teacher.apply(variables, face, train=False, method='describe')
+
+  def name(self, state: base.State, description):
+    """(N, identities) logits of what `describe` returned."""
+    variables = self.variables(state, 'identity_teacher')
+    return self.identity_teacher.apply(variables, description, method='classify')
+
+  def maps(self, state: base.State, face):
+    """Maps at S/16, S/8 and S/4 of faces (N, S, S, 3) in [0, 255]."""
+    variables = self.variables(state, 'identity_teacher')
+    return self.identity_teacher.apply(variables, face, method='maps')[::-1]
+
+  def feel(self, state: base.State, face):
+    """(N, 8) emotion logits of teacher-sized faces in [0, 255]."""
+    variables = self.variables(state, 'emotion_teacher')
+    return self.emotion_teacher.apply(variables, face, train=False)
+
+  def observe(self, state: base.State, image):
+    """Logits of identities and emotions of faces (N, S, S, 3) in [-1, 1]."""
+    return self.observer.apply(self.variables(state, 'observer'), image, train=False)
+
+  # ------------------------------------------------------------------------------------------------
+  # Training
+  # ------------------------------------------------------------------------------------------------
+
+  def train_step(self, state: base.State, batch: base.Batch):
+    """Every expert that learns takes a step of its own: (new nets, metrics)."""
+    steps = {
+      'cpc': self._predictive_loss,
+      'identity_teacher': self._identity_loss,
+      'emotion_teacher': self._emotion_loss,
+      'observer': self._observer_loss,
+    }
+    keys = jax.random.split(state.step_key(self.axis_name), len(steps))
+    nets, metrics = dict(state.nets), {}
+    for (name, loss), key in zip(steps.items(), keys, strict=True):
+      if name in self.learned:
+        net = state.nets[name]
+        nets[name], own, _ = players.learn(
+          name,
+          net,
+          lambda params, loss=loss, net=net, key=key: loss(params, net.stats, batch, key),
+          self._optimizers[name],
+          axis_name=self.axis_name,
+        )
+        metrics |= own
+    return nets, metrics
+
+  def _predictive_loss(self, params, stats, batch, key):
+    window = min(self.settings.window, batch['wav'].shape[1])
+    wave = jax.vmap(lambda wav, start: jax.lax.dynamic_slice(wav, (start,), (window,)))(
+      batch['wav'], batch['window_start']
+    )
+    own = {part: x for part, x in params.items() if part != 'predictor'}
+    encoded, context = self.cpc.apply({'params': own}, wave / 32768)
+    predicted = self.predictor.apply({'params': params['predictor']}, context)
+    clips, length, _ = encoded.shape
+    # From all clips, not only from the speaker's own as in CPC_audio: a context that tells voices
+    # apart is what the students read.
+    negatives = jax.random.randint(key, (clips, self.settings.negatives), 0, clips * length)
+    loss = losses.predictive_coding(predicted, encoded, negatives)
+    return loss, ({}, None, None)
+
+  def _identity_loss(self, params, stats, batch, key):
+    logits = self.identity_teacher.apply(
+      {'params': params}, self._teacher_faces(batch), train=True, rngs={'dropout': key}
+    )
+    return _classification(logits, batch['identity'], None)
+
+  def _emotion_loss(self, params, stats, batch, key):
+    logits, updated = self.emotion_teacher.apply(
+      {'params': params, 'batch_stats': stats},
+      self._teacher_faces(batch),
+      train=True,
+      rngs={'dropout': key},
+      mutable=['batch_stats'],
+    )
+    return _classification(logits, batch['emotion'], updated['batch_stats'])
+
+  def _observer_loss(self, params, stats, batch, key):
+    faces = self.faces(batch, batch['teacher_frames'], self.face_size)
+    image = to_signed(faces.reshape(-1, *faces.shape[2:]))
+    (identity, emotion), updated = self.observer.apply(
+      {'params': params, 'batch_stats': stats}, image, train=True, mutable=['batch_stats']
+    )
+    who, (terms, _, _) = _classification(identity, batch['identity'], None)
+    mood, (others, _, _) = _classification(emotion, batch['emotion'], None)
+    terms = {f'identity_{name}': x for name, x in terms.items()} | {
+      f'emotion_{name}': x for name, x in others.items()
+    }
+    return who + mood, (terms, updated['batch_stats'], None)
+
+  def _teacher_faces(self, batch):
+    faces = self.faces(batch, batch['teacher_frames'], self.settings.teacher_size)
+    return faces.reshape(-1, *faces.shape[2:])
+
+
+def to_signed(image):
+  """[0, 255] to [-1, 1]."""
+  return image / 127.5 - 1
+
+
+def _emotion(clip):
+  if clip.emotion not in EMOTIONS:
+    raise errors.DataError(
+      f'the emotion {clip.emotion!r} is not one of {", ".join(EMOTIONS)}.',
+      hint='prepare the corpus again, or train without labels: model.experts.identities=0.',
+    )
+  return EMOTIONS.index(clip.emotion)
+
+
+def _classification(logits, label, stats):
+  """Cross-entropy of (B * n, classes) logits with (B,) labels, as `players.learn` takes it."""
+  label = jnp.repeat(label, len(logits) // len(label))
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+  return loss, ({'accuracy': (logits.argmax(-1) == label).mean()}, stats, None)
