@@ -21,8 +21,14 @@ base_lrs3_433h and large_lrs3_433h; counts of clusters and layers are those of t
 
 import ml_collections
 
-from tfg_jax.networks.avhubert import LARGE
-from tfg_jax.networks.avhubert_seq2seq import LARGE_DECODER
+_ENCODERS = {
+  'base': dict(width=768, depth=12, mlp_width=3072, heads=12),
+  'large': dict(width=1024, depth=24, mlp_width=4096, heads=16),
+}
+_DECODERS = {
+  'base': dict(depth=6, mlp_width=3072, heads=4),
+  'large': dict(depth=9, mlp_width=4096, heads=8),
+}
 
 # clusters, layer of the teacher (AV-HuBERT, section 4 and appendix)
 _ITERATIONS = {1: (100, 0), 2: (100, 9), 3: (500, 12), 4: (1000, 12), 5: (2000, 12)}
@@ -48,7 +54,7 @@ def get_config(variant='puppets_pretrain'):
   if variant.startswith('puppets'):
     return _puppets(variant)
   stage, size, *iteration = variant.split('_')
-  encoder = dict(LARGE) if size == 'large' else {}
+  encoder = _ENCODERS[size]
   c = _common()
   c.data = dict(
     root='', max_frames=500, height=160, width=160, fps=25.0, sample_rate=16_000, workers=8
@@ -68,7 +74,9 @@ def get_config(variant='puppets_pretrain'):
         mask_input=iteration == 5,
         modality_dropout=0.5 if iteration == 5 else 0.0,
       ),
-      targets=dict(clusters=clusters, clips=12_000, teacher='', layer=layer, encoder={}),
+      targets=dict(
+        clusters=clusters, clips=12_000, teacher='', layer=layer, encoder=_ENCODERS['base']
+      ),
       audio_mask=0.8,
       audio_span=10,
       video_mask=0.3,
@@ -85,18 +93,18 @@ def get_config(variant='puppets_pretrain'):
     c.data.batch_size = 16  # 8000 frames, as 8 GPUs of 1000
     c.model = dict(
       encoder=dict(encoder, **_finetuned()),
-      decoder=dict(LARGE_DECODER) if size == 'large' else {},
+      decoder=_DECODERS[size],
       start='',
       tokenizer='',
       max_tokens=300,
       beam=50,
       smoothing=0.1,
+      ctc=0.0,
       freeze=freeze,
       learning_rate=1e-3,
       warmup=warmup,
       final_rate=0.05,
     )
-    c.model.decoder.pop('width', None)  # that of the encoder
   c.model.view = dict(size=88, below=0, jitter=4, mirror=True)
   return c
 
@@ -168,7 +176,7 @@ def _puppets(variant):
         feature_grad_mult=1.0,
       ),
       view=view,
-      targets=dict(clusters=clusters, clips=400),
+      targets=dict(clusters=clusters, clips=400, teacher='', layer=0, encoder={}),
       learning_rate=2e-3,
       warmup=40,
     )
@@ -183,6 +191,7 @@ def _puppets(variant):
       characters='abcdefghijklmnopqrstuvwxyz',
       max_tokens=40,
       beam=5,
+      ctc=0.5,
       freeze=0,
       learning_rate=2e-3,
       warmup=100,
@@ -212,8 +221,8 @@ def get_test_config(variant='puppets_pretrain'):
     classes=clusters + _SPECIALS,
   )
   if c.system == 'avhubert':
-    c.model.targets.update(clusters=clusters, clips=4)
-    c.model.targets.layer = min(c.model.targets.get('layer', 0), 2)
+    layer = min(c.model.targets.layer, 2)
+    c.model.targets = dict(clusters=clusters, clips=4, teacher='', layer=layer, encoder={})
   else:
     c.model.decoder.update(depth=1, mlp_width=16, heads=2)
     c.model.update(max_tokens=6, beam=2, freeze=2)

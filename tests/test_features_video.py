@@ -93,3 +93,20 @@ def test_lip_roi_is_the_gray_centre_and_zero_behind_the_clip():
 def test_lip_roi_refuses_frames_smaller_than_the_crop():
   with pytest.raises(ValueError, match='the lip crop is 88 px, the frames are 40x50'):
     video.lip_roi(FRAMES, np.array([3, 3]))
+
+
+def test_lip_roi_below_the_centre():
+  frames = FRAMES.astype(np.float32)
+  lower = video.lip_roi(frames, np.array([3, 3]), size=20, below=6)
+  shifted = video.lip_roi(frames[:, :, 12:], np.array([3, 3]), size=20)
+  np.testing.assert_array_equal(lower, shifted)
+  with pytest.raises(ValueError, match='the lip crop is 20 px, 11 px below the centre, the frames'):
+    video.lip_roi(frames, np.array([3, 3]), size=20, below=11)
+
+
+def test_random_view_moves_and_mirrors_whole_clips():
+  clips = FRAMES.astype(np.float32)
+  shift, flip = np.array([[2, 5], [0, 3]]), np.array([False, True])
+  seen = video.random_view(clips, shift, flip, 20)
+  np.testing.assert_array_equal(seen[0], clips[0, :, 2:22, 5:25])
+  np.testing.assert_array_equal(seen[1], clips[1, :, 0:20, 3:23][:, :, ::-1])

@@ -87,9 +87,9 @@ class AVHubert:
     """
     settings = lips.read_settings(Settings, run, view=lips.View, targets=Targets)
     targets = settings.targets
-    shared = dict(axis_name=axis_name, dtype=jnp.dtype(run.dtype), prediction_head=True)
+    shared = dict(axis_name=axis_name, dtype=jnp.dtype(run.dtype))
     encoder = configuration.build_module(
-      AVHubertEncoder, settings.encoder, 'model.encoder', **shared
+      AVHubertEncoder, settings.encoder, 'model.encoder', prediction_head=True, **shared
     )
     if encoder.classes != targets.clusters + _SPECIALS:
       raise errors.ConfigError(
@@ -100,7 +100,11 @@ class AVHubert:
     teacher = None
     if targets.teacher:
       teacher = configuration.build_module(
-        AVHubertEncoder, targets.encoder or settings.encoder, 'model.targets.encoder', **shared
+        AVHubertEncoder,
+        targets.encoder or settings.encoder,
+        'model.targets.encoder',
+        prediction_head=False,
+        **shared,
       )
       if not 1 <= targets.layer <= teacher.depth:
         raise errors.ConfigError(
@@ -108,6 +112,12 @@ class AVHubert:
           where='config',
           hint=f'use a layer of the teacher, 1 to {teacher.depth}.',
         )
+    elif targets.layer:
+      raise errors.ConfigError(
+        f'model.targets asks for layer {targets.layer} of no teacher.',
+        where='config',
+        hint='name the run of the iteration before: --config.model.targets.teacher=DIR',
+      )
     lips.check_warmup(settings.warmup, run.num_steps)
     return cls(settings, encoder, teacher, run.data.max_frames, run.num_steps, axis_name)
 
@@ -214,7 +224,6 @@ class AVHubert:
     settings = self.settings
 
     def draw(probability, span):
-      span = min(span, max(count - 1, 1))  # clips shorter than a span
       mask, _ = masking.span_mask(
         rng, (1, self.frames), [count], probability=probability, span=span, min_spans=2
       )
@@ -272,7 +281,7 @@ class AVHubert:
         mask=batch['audio_mask'],
         train=True,
         method='pretrain',
-        rngs={'dropout': state.step_key(self.axis_name)},
+        rngs={'dropout': lips.dropout_key(state, self.axis_name)},
         mutable=['batch_stats'],
       )
       prediction = losses.masked_prediction_loss(

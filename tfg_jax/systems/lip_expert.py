@@ -1,7 +1,9 @@
 """The lip-reading expert: AV-HuBERT with a decoder, fine-tuned to spell what lips say.
 
 Input          the mouth alone, 25 frames a second
-Loss           cross-entropy of the next token, labels smoothed by 0.1, summed over a sentence
+Loss           cross-entropy of the next token, labels smoothed by 0.1, summed over a sentence;
+               `ctc` gives a share of it to CTC on the encoder, which needs far fewer clips to find
+               out where in a sentence each letter is seen (Watanabe et al., 2017; not official)
 Schedule       warm-up, then exponential decay; the encoder rests for the first `freeze` steps
 
 TalkLip (Wang et al., CVPR 2023) freezes it and lets it judge drawn mouths. Numbers are those of the
@@ -23,9 +25,11 @@ import optax
 
 from tfg_jax import configuration, errors, losses, networks
 from tfg_jax.data import vocabulary
+from tfg_jax.data.vocabulary import BOS, EOS, PAD
 from tfg_jax.metrics import text as text_metrics
 from tfg_jax.networks.avhubert import AVHubertEncoder
-from tfg_jax.networks.avhubert_seq2seq import EOS, PAD, AVHubertSeq2Seq, Decoder
+from tfg_jax.networks.avhubert_seq2seq import AVHubertSeq2Seq, Decoder
+from tfg_jax.networks.layers import Dense
 from tfg_jax.pytorch import converted
 from tfg_jax.systems import base, lips
 from tfg_jax.systems.sources import Source
@@ -46,6 +50,7 @@ class Settings:
   max_tokens: int = 200  # of a sentence, with its end
   beam: int = 5  # live hypotheses in evaluation; officially 50
   smoothing: float = 0.1
+  ctc: float = 0.0  # share of the loss, from 0 to below 1
   freeze: int = 0  # steps in which the encoder rests
   learning_rate: float = 1e-3
   warmup: int = 10_000  # steps from 1 % of the rate to all of it; then down to `final_rate`
@@ -154,6 +159,10 @@ class LipExpert:
     """
     settings = lips.read_settings(Settings, run, view=lips.View)
     lips.check_warmup(settings.warmup, run.num_steps)
+    if not 0 <= settings.ctc < 1:
+      raise errors.ConfigError(
+        f'model.ctc is {settings.ctc:g}.', where='config', hint='use a share from 0 to below 1.'
+      )
     reader = Reader.from_settings(settings, axis_name=axis_name, dtype=jnp.dtype(run.dtype))
     return cls(settings, reader, run.num_steps, axis_name)
 
@@ -162,17 +171,26 @@ class LipExpert:
   # ------------------------------------------------------------------------------------------------
 
   def init(self, key: jax.Array) -> base.State:
-    """Fresh networks 'encoder' and 'decoder'; `start` may replace the encoder."""
+    """Fresh networks 'encoder' and 'decoder', and with CTC its 'aligner', a layer on the encoder;
+    `start` may replace the encoder."""
     encoder = self.reader.module.encoder
     tokens, audio = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.audio_features))
-    variables = self.reader.module.init(base.weights_key(key), tokens, audio, train=False)
+    reader_key, aligner_key = jax.random.split(base.weights_key(key))
+    variables = self.reader.module.init(reader_key, tokens, audio, train=False)
     params, stats = variables['params'], variables['batch_stats']
     optimizer = self._optimizer
     nets = {
       'encoder': base.Net.create(params['encoder'], stats['encoder'], optimizer),
       'decoder': base.Net.create(params['decoder'], {}, optimizer),
     }
+    if self.settings.ctc:
+      aligner = self._aligner.init(aligner_key, jnp.zeros((1, 1, encoder.width)))
+      nets['aligner'] = base.Net.create(aligner['params'], {}, optimizer)
     return base.State.create(key, nets)
+
+  @property
+  def _aligner(self) -> Dense:
+    return Dense(len(self.reader.vocabulary))
 
   @property
   def sources(self) -> dict[str, str]:
@@ -213,7 +231,7 @@ class LipExpert:
   def _variables(self, state: base.State):
     """The whole reader's variables."""
     return {
-      'params': {name: net.params for name, net in state.nets.items()},
+      'params': {name: state.nets[name].params for name in ('encoder', 'decoder')},
       'batch_stats': {'encoder': state.nets['encoder'].stats},
     }
 
@@ -240,14 +258,14 @@ class LipExpert:
     return {'tokens': self.reader.vocabulary.encode(clip.text, self.settings.max_tokens)}
 
   def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
-    """One update of the decoder and, from step `freeze` on, of the encoder."""
-    encoder, decoder = state.nets['encoder'], state.nets['decoder']
+    """One update of the decoder, the aligner if any and, from step `freeze` on, the encoder."""
+    encoder, settings = state.nets['encoder'], self.settings
     video, padding, tokens = (
       self.settings.view.augmented(batch),
       lips.padding_mask(batch),
       batch['tokens'],
     )
-    keys = jax.random.split(state.step_key(self.axis_name))
+    keys = jax.random.split(lips.dropout_key(state, self.axis_name))
 
     def encode(params):
       memory, updated = self.reader.module.encoder.apply(
@@ -263,45 +281,47 @@ class LipExpert:
 
     def loss(params, memory):
       logits = self.reader.module.decoder.apply(
-        {'params': params},
+        {'params': params['decoder']},
         previous(tokens),
         memory,
         padding,
         train=True,
         rngs={'dropout': keys[1]},
       )
-      total = losses.label_smoothed_cross_entropy(
-        logits, tokens, smoothing=self.settings.smoothing, pad=PAD, axis_name=self.axis_name
-      )
       clips = len(tokens)
       if self.axis_name is not None:
         clips *= jax.lax.axis_size(self.axis_name)
-      return total / clips, logits
+      spelling = losses.label_smoothed_cross_entropy(
+        logits, tokens, smoothing=settings.smoothing, pad=PAD, axis_name=self.axis_name
+      )
+      terms = {'decoder/loss': spelling / clips}
+      total = (1 - settings.ctc) * terms['decoder/loss']
+      if settings.ctc:
+        aligned = self._aligner.apply({'params': params['aligner']}, memory)
+        # `BOS`, which no text contains, is CTC's blank.
+        behind = (tokens == PAD) | (tokens == EOS)
+        terms['aligner/loss'] = optax.ctc_loss(
+          aligned, padding, tokens, behind, blank_id=BOS
+        ).mean()
+        total += settings.ctc * terms['aligner/loss']
+      return total, terms | {'decoder/token_accuracy': _token_accuracy(logits, tokens).mean()}
 
     memory, pull_back, stats = jax.vjp(encode, encoder.params, has_aux=True)
-    gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (total, logits), (decoder_grads, memory_grads) = gradient(decoder.params, memory)
+    params = {name: net.params for name, net in state.nets.items() if name != 'encoder'}
+    (grads, memory_grads), metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, memory)
     # The encoder's backward pass runs only once it learns; its Adam sees zeros until then.
-    encoder_grads = jax.lax.cond(
-      state.step < self.settings.freeze,
+    grads['encoder'] = jax.lax.cond(
+      state.step < settings.freeze,
       lambda grads: jax.tree.map(jnp.zeros_like, encoder.params),
       lambda grads: pull_back(grads)[0],
       memory_grads,
     )
-    total, accuracy, stats, encoder_grads, decoder_grads = base.mean_over_devices(
-      (total, _token_accuracy(logits, tokens).mean(), stats, encoder_grads, decoder_grads),
-      self.axis_name,
-    )
-    metrics = {
-      'decoder/loss': total,
-      'decoder/token_accuracy': accuracy,
-      'decoder/grad_norm': base.global_norm(decoder_grads),
-      'encoder/grad_norm': base.global_norm(encoder_grads),
-    }
+    metrics, stats, grads = base.mean_over_devices((metrics, stats, grads), self.axis_name)
+    metrics |= {f'{name}/grad_norm': base.global_norm(x) for name, x in grads.items()}
     optimizer = self._optimizer
     nets = {
-      'encoder': encoder.update(encoder_grads, optimizer, stats=stats),
-      'decoder': decoder.update(decoder_grads, optimizer),
+      name: net.update(grads[name], optimizer, stats=stats if name == 'encoder' else None)
+      for name, net in state.nets.items()
     }
     return state.replace(nets=nets), metrics
 

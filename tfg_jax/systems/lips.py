@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfg_jax import configuration, errors
+from tfg_jax.features import audio as audio_features
 from tfg_jax.features import video as video_features
 from tfg_jax.systems import base
 from tfg_jax.systems.sources import Source
+
+FPS = audio_features.SAMPLE_RATE / audio_features.SAMPLES_PER_ROW  # of video and audio rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,14 @@ def read_settings(kind: type, run: configuration.Run, **sections: type):
   """The section `model` of a config as the dataclass `kind`, with `sections` inside it.
 
   Raises:
-    ConfigError: as `configuration.read_section` does, or if `view` does not fit the frames.
+    ConfigError: as `configuration.read_section` does, or if `view` or the rates do not fit.
   """
+  if (run.data.fps, run.data.sample_rate) != (FPS, audio_features.SAMPLE_RATE):
+    raise errors.ConfigError(
+      f'data has {run.data.fps:g} frames and {run.data.sample_rate} samples per second.',
+      where='config',
+      hint=f'AV-HuBERT reads {FPS:g} and {audio_features.SAMPLE_RATE}: prepare the corpus so.',
+    )
   values = dict(run.model)
   for name, section in sections.items():
     if name in values:
@@ -84,6 +93,11 @@ def check_warmup(warmup: int, num_steps: int):
 def padding_mask(batch: base.Batch) -> jax.Array:
   """(B, T) bool, True behind the end of each clip."""
   return jnp.arange(batch['frames'].shape[1]) >= batch['num_frames'][:, None]
+
+
+def dropout_key(state: base.State, axis_name: str | None) -> jax.Array:
+  """The step's key, for XLA's own generator: the default one costs a CPU more than the layers."""
+  return base.weights_key(state.step_key(axis_name))
 
 
 def take_encoder(fresh, source: Source):
