@@ -2,7 +2,7 @@
 
 A batch of B clips, padded to T = max_frames:
 
-  frames       uint8 (B, T, H, W, 3)   RGB; zeros behind the clip's end
+  frames       uint8 (B, T, H, W, 3)   RGB; zeros behind the clip's end; may be left out
   boxes        int32 (B, T, 4)         x1, y1, x2, y2, end-exclusive; the last box repeats
   num_frames   int32 (B,)
   wav          int16 (B, S)            S = ceil(T * sample_rate / fps); zeros behind the clip's end
@@ -50,6 +50,7 @@ def train_batches(
   width,
   fps=None,
   sample_rate=None,
+  decode_frames=True,
   num_workers=0,
   num_threads=4,
   process_index=0,
@@ -66,6 +67,7 @@ def train_batches(
     max_frames: T. Of a longer clip a random part of T frames is used, another one each time.
     height, width: of the frames, in pixels.
     fps, sample_rate: in Hz; None takes what the corpus has.
+    decode_frames: False leaves the frames out of the batch, for systems that only hear.
     num_workers: worker processes; 0 decodes in threads of this process.
     num_threads: batches decoded at the same time, in each worker or in this process. Each holds one
       batch in memory.
@@ -78,7 +80,7 @@ def train_batches(
     DataError: if the corpus has another frame size or rate. Damaged records raise it in `next`.
   """
   _check_corpus(source, height=height, width=width, fps=fps, sample_rate=sample_rate)
-  load = _ClipLoader(source, sample, max_frames, height, width)
+  load = _ClipLoader(source, sample, max_frames, height, width, decode_frames)
   stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(load.train)
   description = {'source': repr(source), 'seed': seed, 'global_batch': batch_size * process_count}
   batches = stream[process_index::process_count].batch(batch_size, drop_remainder=True)
@@ -97,6 +99,7 @@ def eval_batches(
   width,
   fps=None,
   sample_rate=None,
+  decode_frames=True,
   max_clips=0,
   num_workers=0,
   num_threads=4,
@@ -111,7 +114,7 @@ def eval_batches(
   filled up with repeats of the last clip, which `example_mask` marks.
   """
   _check_corpus(source, height=height, width=width, fps=fps, sample_rate=sample_rate)
-  load = _ClipLoader(source, sample, max_frames, height, width)
+  load = _ClipLoader(source, sample, max_frames, height, width, decode_frames)
   clips = min(len(source), max_clips or len(source))
   global_batch = batch_size * process_count
   slots = math.ceil(clips / global_batch) * global_batch
@@ -228,6 +231,7 @@ class _ClipLoader:
   max_frames: int
   height: int
   width: int
+  decode_frames: bool
 
   def train(self, number, rng):
     clip = self._read(number)
@@ -262,8 +266,11 @@ class _ClipLoader:
     clip = cut(clip, start, self.max_frames, rate)
     where = f'{self.source.locate(number)}, clip {clip.clip_id}'
     count = len(clip.frames)
-    frames = np.zeros((self.max_frames, self.height, self.width, 3), np.uint8)
-    decode_jpegs(clip.frames, frames[:count], where=where)
+    pictures = {}
+    if self.decode_frames:
+      frames = np.zeros((self.max_frames, self.height, self.width, 3), np.uint8)
+      decode_jpegs(clip.frames, frames[:count], where=where)
+      pictures['frames'] = frames
     boxes = np.pad(clip.boxes.astype(np.int32), ((0, self.max_frames - count), (0, 0)), 'edge')
     wav = np.zeros(math.ceil(self.max_frames * rate), np.int16)
     wav[: len(clip.wav)] = clip.wav
@@ -274,7 +281,7 @@ class _ClipLoader:
         raise
       raise DataError(error.what, where=where, hint=error.hint) from error
     return {
-      'frames': frames,
+      **pictures,
       'boxes': boxes,
       'num_frames': np.int32(count),
       'wav': wav,

@@ -17,6 +17,7 @@ from tfg_jax.features import audio
 
 MEL_BINS = 40
 WINDOW = 125  # frames that the fuser's windows and the evaluation's crops have
+STRIDE = 63  # frames from window to window in use; in training windows do not overlap
 # Mean and deviation of raw log-mel over HQ-VoxCeleb (scripts/compute_mel_mean_var.py).
 _MEAN, _DEVIATION = 10.9915, 3.1661
 PADDING = -_MEAN / _DEVIATION  # short voices are padded with a raw value of 0

@@ -239,11 +239,14 @@ class VoiceToFace(nn.Module):
       raise ValueError(f'mel of shape {mel.shape} holds windows: they need a fuser and no lengths')
     else:
       local = self.encoder(mel.reshape(-1, *mel.shape[2:]), train=train)
-      local = local.reshape(*mel.shape[:2], -1)
-      embedding = layers.unit(self.fuser(local, mask))
+      embedding = self.fuse(local.reshape(*mel.shape[:2], -1), mask)
     if noise is not None:
       embedding = layers.unit(embedding + self.noise * noise)
     return embedding
+
+  def fuse(self, embeddings, mask=None):
+    """(B, N, D) embeddings of windows to (B, D) of unit length."""
+    return layers.unit(self.fuser(embeddings, mask))
 
   def draw(self, embedding, *, train: bool):
     """Portraits from (B, D) embeddings."""

@@ -1,0 +1,206 @@
+r"""Searches for people by the portraits that a trained SF2F draws of their voices.
+
+python -m tfg_jax.gallery --workdir=DIR [--split=test] [--data=DIR]
+
+The protocol of the paper's tables: ten random crops of 1.25 s and of 5 s from each person's speech,
+each drawn and looked for among the portraits of a hundred people by FaceNet's embedding; means
+over the crops. A system with a fuser draws 5 s with it and without. With fewer than a hundred
+people all are the gallery, which makes it easier; the row 'chance' says how much.
+
+The means are printed and written to WORKDIR/gallery.json.
+"""
+
+import collections
+import functools
+import json
+import pathlib
+
+import numpy as np
+from absl import app, flags, logging
+
+from tfg_jax import errors
+
+CROPS = 10
+SECONDS = (1.25, 5.0)
+RESULTS_FILE = 'gallery.json'
+_BATCH = 32
+
+
+def search(system, state, source, *, crops: int = CROPS, seed: int = 0):
+  """The table of one split.
+
+  Args:
+    system, state: a trained SF2F.
+    source: `records.RecordSource`; all records of a person are used.
+    crops: random crops for each person and length; every row is the mean over them.
+    seed: of the crops.
+
+  Returns:
+    (row -> {'cosine', 'l1', 'recall_K' in [0, 1], 'seconds' that were heard}, number of people).
+
+  Raises:
+    DataError: if a record has no portrait, or nobody speaks in any of a person's.
+  """
+  import jax
+  import jax.numpy as jnp
+
+  from tfg_jax.features import voice
+  from tfg_jax.metrics import likeness
+
+  people = _people(system, source)
+  embed = _batched(jax.jit(lambda pixels: system.embed_faces(state, system.real(pixels)[-1])))
+  # The mean over a person's portraits is not normalised again, as officially.
+  portraits = [files for files, _ in people]
+  every = embed(np.concatenate(portraits))
+  bounds = np.cumsum([len(files) for files in portraits])[:-1]
+  gallery = np.stack([rows.mean(0) for rows in np.split(every, bounds)])
+  first = np.stack([rows[0] for rows in np.split(every, bounds)])
+
+  @jax.jit
+  def draw(windows, samples, mask):
+    """(B, D) embeddings of portraits from windows (B, N, S), or from single crops (B, S)."""
+    drawn = system.draw(state, voice.log_mel(windows, samples), mask=mask, key=jax.random.key(seed))
+    return system.embed_faces(state, drawn)
+
+  rows = {'ground_truth': _scores(first, gallery, likeness) | {'seconds': 0.0}}
+  for seconds in SECONDS:
+    for fused in (False, True) if system.generator.fuser is not None else (False,):
+      if fused and seconds < 2:
+        continue  # one window: nothing to fuse
+      found = collections.defaultdict(list)
+      for crop in range(crops):
+        rng = np.random.default_rng([seed, crop, int(100 * seconds)])
+        inputs, heard = _crops([waves for _, waves in people], seconds, fused, rng)
+        embedded = _batched(lambda *x: draw(*map(jnp.asarray, x)))(*inputs)
+        scores = _scores(embedded, gallery, likeness) | {'seconds': heard}
+        for name, value in scores.items():
+          found[name].append(value)
+      name = f'{"fused" if fused else "generated"}_{seconds:g}s'
+      rows[name] = {name: float(np.mean(values)) for name, values in found.items()}
+  size = min(len(people), likeness.GALLERY)
+  rows['chance'] = {f'recall_{k}': min(k / size, 1.0) for k in likeness.RECALLS}
+  return rows, len(people)
+
+
+def _people(system, source):
+  """Each person's portraits (P, S, S, 3) and voiced utterances, in the order of their names."""
+  from tfg_jax.data import records, voices
+  from tfg_jax.features import portrait
+
+  found = {}
+  for number in range(len(source)):
+    clip = records.decode_clip(source[number], where=source.locate(number))
+    pictures, waves = found.setdefault(clip.speaker, ([], []))
+    if not pictures:
+      voices.read_portrait(clip, system.face_size)  # says what is wrong if there is none
+      pictures += [portrait.read(file, system.face_size) for file in clip.extras['portrait']]
+    parts = voices.utterances(clip)
+    waves += voices.voiced_utterances(parts, system.settings.voice_activity)
+  return [(np.stack(found[name][0]), found[name][1]) for name in sorted(found)]
+
+
+def _crops(voices_of_people, seconds, fused, rng):
+  """One random crop of each person, as arrays of `voice.cut`; and how many seconds they are long.
+
+  A crop comes from a random utterance that is long enough, else from the longest there is. Where
+  that is shorter too, the crop is padded, and windows that do not exist are masked.
+  """
+  from tfg_jax.data import voices
+  from tfg_jax.features import audio, voice
+
+  frames = round(100 * seconds)
+  arrays, heard = [], []
+  for waves in voices_of_people:
+    enough = [wave for wave in waves if audio.num_frames(len(wave)) >= frames]
+    wave = enough[rng.integers(len(enough))] if enough else max(waves, key=len)
+    crop = voices.random_crop(wave, frames, rng)
+    heard.append(min(int(audio.num_frames(len(wave))), frames) / 100)
+    if fused:
+      whole = crop['voice'][voice.HOP : crop['voice_samples']]
+      count = len(voice.window_starts(frames, voice.WINDOW, voice.STRIDE))
+      made = voices.windows([whole], count, voice.STRIDE)
+      arrays.append((made['windows'], made['windows_samples'], made['windows_mask']))
+    else:
+      arrays.append((crop['voice'], crop['voice_samples'], np.True_))
+  return [np.stack(x) for x in zip(*arrays, strict=True)], float(np.mean(heard))
+
+
+def _scores(embedded, gallery, likeness):
+  scores = {
+    'cosine': float(likeness.cosine(gallery, embedded).mean()),
+    'l1': float(likeness.l1(gallery, embedded).mean()),
+  }
+  found = likeness.recall(embedded, gallery)
+  return scores | {f'recall_{k}': share for k, share in found.items()}
+
+
+def _batched(function):
+  """Applies a function of rows to blocks of one size, so that it compiles once."""
+
+  def run(*arrays):
+    made = []
+    for start in range(0, len(arrays[0]), _BATCH):
+      block = [x[start : start + _BATCH] for x in arrays]
+      missing = _BATCH - len(block[0])
+      padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for x in block]
+      made.append(np.asarray(function(*padded))[: len(block[0])])
+    return np.concatenate(made)
+
+  return run
+
+
+def table(rows, people: int, split: str) -> str:
+  """Rows by metric, recalls in percent."""
+  metrics = ['seconds', 'cosine', 'l1', *(name for name in rows['chance'])]
+  lines = [
+    f'{people} people of split {split!r}; recalls in percent:',
+    f'{"":16}' + ''.join(f'{metric:>11}' for metric in metrics),
+  ]
+  for name, row in rows.items():
+    cells = (
+      '-'
+      if metric not in row
+      else f'{100 * row[metric]:.2f}'
+      if metric.startswith('recall')
+      else f'{row[metric]:.3f}'
+      for metric in metrics
+    )
+    lines.append(f'{name.replace("_", " "):16}' + ''.join(f'{cell:>11}' for cell in cells))
+  return '\n'.join(lines)
+
+
+def define_flags(values=flags.FLAGS):
+  """Defines the flags; other commands have a --workdir too, so importing this does not."""
+  text = functools.partial(flags.DEFINE_string, flag_values=values)
+  text('workdir', None, 'Folder of a trained run of sf2f.')
+  text('split', None, "Split to search; default: the run's evaluation.split.")
+  text('data', None, "Record set; default: the run's data.root.")
+
+
+def main(argv, values=flags.FLAGS):
+  if len(argv) > 1:
+    raise errors.ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
+  if not values.workdir:
+    raise errors.ConfigError('--workdir is missing', hint='see --help')
+  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
+  from tfg_jax import trained
+  from tfg_jax.data import records
+  from tfg_jax.systems.sf2f import SF2F
+
+  run = trained.load(values.workdir)
+  if not isinstance(run.system, SF2F):
+    raise errors.CheckpointError(
+      f'a run of {run.run.system} draws no portraits.', where=values.workdir, hint='see --help'
+    )
+  split = values.split or run.run.evaluation.split
+  source = records.RecordSource(values.data or run.run.data.root, split)
+  rows, people = search(run.system, run.state, source)
+  print(table(rows, people, split))
+  content = {'split': split, 'step': run.step, 'people': people, 'crops': CROPS, 'rows': rows}
+  path = pathlib.Path(values.workdir) / RESULTS_FILE
+  path.write_text(json.dumps(content, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(errors.exit_on_expected_failure(main), flags_parser=errors.parse_flags)
