@@ -47,7 +47,7 @@ def begun(config):
 
 def test_targets_are_the_nearest_clusters_of_the_sound(begun):
   _, system, state, batch = begun
-  centroids = state.frozen['centroids']
+  centroids = state.frozen['clusters']['centroids']
   assert centroids.shape == (6, clusters.MFCC_FEATURES)
   features = clusters.mfcc_with_deltas(batch['wav'], batch['num_samples'], 16)
   distances = np.linalg.norm(np.asarray(features)[:, :, None] - centroids, axis=-1)
@@ -71,7 +71,7 @@ def test_a_later_iteration_asks_its_teacher(config, begun):
   jax.tree.map(np.testing.assert_array_equal, teacher['params'], own)
   audio, video, padding = pupil._inputs(batch, augment=False)
   features = pupil.encoder.apply(teacher, audio, video, padding, train=False, layer=1)
-  expected = clusters.nearest(features, taught.frozen['centroids']) + SPECIALS
+  expected = clusters.nearest(features, taught.frozen['clusters']['centroids']) + SPECIALS
   np.testing.assert_array_equal(system._targets(taught.frozen, batch), expected)
 
 

@@ -126,7 +126,7 @@ class AVHubert:
   # ------------------------------------------------------------------------------------------------
 
   def init(self, key: jax.Array) -> base.State:
-    """A fresh 'encoder'; in `frozen` 'centroids' and 'teacher', which `start` fills."""
+    """A fresh 'encoder'; in `frozen` 'clusters' and 'teacher', which `start` fills."""
     example = jnp.zeros((1, 1, self.encoder.audio_features))
     key_encoder, key_teacher = jax.random.split(base.weights_key(key))
     variables = self.encoder.init(key_encoder, example, train=False)
@@ -135,7 +135,7 @@ class AVHubert:
     if self.teacher is not None:
       frozen['teacher'] = self.teacher.init(key_teacher, example, train=False)
       width = self.teacher.width
-    frozen['centroids'] = jnp.zeros((self.settings.targets.clusters, width))
+    frozen['clusters'] = {'centroids': jnp.zeros((self.settings.targets.clusters, width))}
     return base.State.create(key, {'encoder': net}, frozen=frozen)
 
   @property
@@ -172,11 +172,12 @@ class AVHubert:
       if clips >= targets.clips:
         break
     try:
-      frozen['centroids'] = clusters.fit(np.concatenate(features), targets.clusters)
+      centroids = clusters.fit(np.concatenate(features), targets.clusters)
     except ValueError as error:
       raise errors.DataError(
         f'{error}.', where='model.targets', hint='cluster more clips, or into fewer clusters.'
       ) from error
+    frozen['clusters'] = {'centroids': centroids}
     return state.replace(frozen=frozen)
 
   @property
@@ -258,7 +259,7 @@ class AVHubert:
   def _targets(self, frozen, batch):
     """(B, T) int32 label ids."""
     features = self._describe(frozen, batch).astype(jnp.float32)
-    return clusters.nearest(features, frozen['centroids']) + _SPECIALS
+    return clusters.nearest(features, frozen['clusters']['centroids']) + _SPECIALS
 
   # ------------------------------------------------------------------------------------------------
   # Training and evaluation
