@@ -36,6 +36,7 @@ class Settings:
     frames: of a clip, at 25 fps.
     variability: 1 is a corpus of people who mumble, exaggerate and drift; at 0 the same phonemes of
       the same identity and mood always give the same mouth.
+    sway: how far heads move, turn and nod while they speak: 1 as people's do, 0 not at all.
     eval_fraction: share of the clips in each of the splits valid, test and test_unseen.
   """
 
@@ -47,6 +48,7 @@ class Settings:
   words: tuple[str, ...] = ()
   frames: int = 75
   variability: float = 1.0
+  sway: float = 1.0
   eval_fraction: float = 0.05
 
   @property
@@ -82,7 +84,7 @@ def make_clip(settings, number):
       visemes: P names, those of a diphthong joined by '+'. viseme_times: 2P floats, when the lips
         make them; differs from phoneme_times by the jitter.
       word_times: 2W floats. word_frames: first frame of the target and the one after its last;
-        word mode only.
+        word_label: its number in the word list; both in word mode only.
       mouth: 8T floats, visemes.ARTICULATORS in each frame.
       pose: 5T floats, scene.Pose's fields. lids: T floats, openness of the eyes.
       mouth_centre: 2T floats, x and y in pixels.
@@ -117,7 +119,7 @@ def make_clip(settings, number):
   wobble = _slow_curve(rng, settings.frames, period=0.9) * _WOBBLE * vary
   times = (np.arange(settings.frames) + 0.5) / FPS
   mouth = _mouth(spoken, times, amplitude * (1 + wobble), mood, strength)
-  poses = _poses(rng, settings.frames, mood, strength, spoken, times)
+  poses = _poses(settings, rng, mood, strength, spoken, times)
   lids = _lids(rng, settings.frames, mood, strength)
   frames, boxes = _film(settings, rng, person, mood, strength, mouth, poses, lids, spoken, times)
 
@@ -143,6 +145,7 @@ def make_clip(settings, number):
   if line.word:
     a, b = words[line.position]
     extras['word_frames'] = np.array([int(a * FPS), min(int(np.ceil(b * FPS)), settings.frames)])
+    extras['word_label'] = np.array([(settings.words or script.WORDS).index(line.word)])
   return records.Clip(
     clip_id=f'{person.name}/{number:06d}',
     frames=records.encode_jpegs(frames),
@@ -233,9 +236,9 @@ def _slow_curve(rng, frames, *, period):
   return np.sin(2 * np.pi * speeds * time[:, None] + phases).sum(axis=1) / 2
 
 
-def _poses(rng, frames, mood, strength, phonemes, times):
+def _poses(settings, rng, mood, strength, phonemes, times):
   """Head sway, and a nod on stressed stretches of speech."""
-  sway = mood.sway**strength
+  frames, sway = settings.frames, settings.sway * mood.sway**strength
   yaw, pitch, roll, x, y = (_slow_curve(rng, frames, period=p) for p in (2.6, 2.2, 3.0, 3.2, 2.8))
   turn, lean = rng.uniform(-0.35, 0.35), rng.normal(0, 1.2)
   beat = _slow_curve(rng, frames, period=0.55) * _activity(phonemes, times)

@@ -1,24 +1,29 @@
 """DAVS: every public network against its recorded outputs."""
 
+import collections
 import functools
 
 import jax
 import numpy as np
 import pytest
+import torch
 from reference import (
   assert_close,
   assert_running_statistics,
   golden,
   network,
+  reference_tensors,
   reference_variables,
   to_nchw,
   to_nhwc,
 )
 
-from tfg_jax import alignment, losses
+from tfg_jax import alignment, convert, losses
 from tfg_jax.features import audio
 from tfg_jax.metrics import retrieval
 from tfg_jax.networks.layers import unit
+from tfg_jax.pytorch import converted
+from tfg_jax.systems import davs_losses, davs_players
 
 pytestmark = pytest.mark.parity
 
@@ -77,8 +82,8 @@ def test_identity_encoder():
 def test_lip_encoder():
   name = 'davs_lip_encoder'
   arrays, variables = golden(name), reference_variables(name)
-  video = np.moveaxis(arrays['in_video'], 2, -1)
-  words, mids = forward(network(name), variables, video)
+  faces = video(arrays['in_video'])
+  words, mids = forward(network(name), variables, faces)
   assert_close(words, arrays['out_feature'])
   assert_close(sub(mids['before_hourglass'][0], 16, 2), arrays['mid_conv4_c16s2'])
   assert_close(sub(mids['out_hourglass'][0], 16, 2), arrays['mid_hg_c16s2'])
@@ -86,11 +91,11 @@ def test_lip_encoder():
   assert_close(sub(mids['folded'][0]), arrays['mid_conv6'])
 
   later_pytorch = network(name).clone(align_corners=False)
-  words, _ = forward(later_pytorch, variables, video)
+  words, _ = forward(later_pytorch, variables, faces)
   assert_close(words, arrays['out_feature_align_false'])
 
   # The recorded training pass dropped nothing.
-  words, _, updated = forward_training(network(name).clone(dropout=0.0), variables, video)
+  words, _, updated = forward_training(network(name).clone(dropout=0.0), variables, faces)
   assert_close(words, arrays['out_train_feature'], TRAIN)
   assert_statistics(updated, arrays, name)
 
@@ -184,6 +189,22 @@ def test_classifiers():
   assert_close(logits['persons'][:, ::8], arrays['out_face_id_s8'])
 
 
+def test_the_three_heads_of_the_released_checkpoint_are_imported(tmp_path):
+  name, entries = 'davs_classifiers', collections.defaultdict(dict)
+  for key, x in reference_tensors(name).items():
+    entry, key = key.split('.', 1)
+    if not entry.endswith('id_fc') and entry != 'id_fc':
+      entries[entry][f'module.{key}'] = torch.from_numpy(np.asarray(x))
+  assert set(entries) == {'model_fusion', 'discriminator_audio', 'ID_lip_discriminator'}
+  torch.save({**entries, 'step': 1}, tmp_path / 'x.pth.tar', _use_new_zipfile_serialization=False)
+  conversion = convert.import_network(name, tmp_path / 'x.pth.tar', tmp_path / 'heads')
+  assert any('not in the file; zeros take the place' in note for note in conversion.notes)
+  variables, _ = converted.load(tmp_path / 'heads', name)
+  expected = reference_variables(name)['params']
+  for head in ('words', 'domain', 'identity_words'):
+    jax.tree.map(np.testing.assert_array_equal, variables['params'][head], dict(expected[head]))
+
+
 def test_mfcc():
   arrays = golden('davs_mfcc')
   wav = arrays['in_wave_int16'][None]
@@ -243,8 +264,8 @@ def test_alignment():
 
 def test_metrics():
   arrays = golden('davs_metrics')
-  video, audio_features = arrays['in_video_feat'], arrays['in_audio_feat']
-  for query, pair in (('video', (video, audio_features)), ('audio', (audio_features, video))):
+  seen, heard = arrays['in_video_feat'], arrays['in_audio_feat']
+  for query, pair in (('video', (seen, heard)), ('audio', (heard, seen))):
     found, nearest = retrieval.ranks(*pair, block=16)
     np.testing.assert_array_equal(found, arrays[f'out_l2_{query}_query_ranks0'])
     np.testing.assert_array_equal(nearest, arrays[f'out_l2_{query}_query_top1'])
@@ -259,20 +280,20 @@ def test_metrics():
 
 def test_losses():
   arrays = golden('davs_losses')
-  video, heard = arrays['in_video_feat'], arrays['in_audio_feat']
-  assert_close(unit(video), arrays['out_video_norm'], 1e-6)
+  seen, heard = arrays['in_video_feat'], arrays['in_audio_feat']
+  assert_close(unit(seen), arrays['out_video_norm'], 1e-6)
   assert_close(unit(heard), arrays['out_audio_norm'], 1e-6)
-  assert_close(losses.distances(video, heard), arrays['out_distance_matrix'], 1e-6)
-  loss, gradient = jax.value_and_grad(losses.l2_contrastive, argnums=1)(video, heard)
+  assert_close(losses.distances(seen, heard), arrays['out_distance_matrix'], 1e-6)
+  loss, gradient = jax.value_and_grad(losses.l2_contrastive, argnums=1)(seen, heard)
   assert_close(loss, arrays['out_l2_contrastive_margin1'], 1e-6)
   assert_close(loss, arrays['out_G_embedding_l2'], 1e-6)
   assert_close(gradient, arrays['out_l2_contrastive_grad_audio'], 1e-5)
-  swapped = losses.l2_contrastive(heard, video)
+  swapped = losses.l2_contrastive(heard, seen)
   assert_close(swapped, arrays['out_l2_contrastive_margin1_swapped'], 1e-6)
-  hardest = losses.l2_contrastive(video, heard, hardest=True)
+  hardest = losses.l2_contrastive(seen, heard, hardest=True)
   assert_close(hardest, arrays['out_l2_contrastive_maxviolation'], 1e-6)
-  assert_close(losses.ranking(video, heard), arrays['out_ranking_margin0p5'], 1e-5)
-  assert_close(losses.contrastive_eq1(video, heard), arrays['out_paper_eq1'], 1e-6)
+  assert_close(losses.ranking(seen, heard), arrays['out_ranking_margin0p5'], 1e-5)
+  assert_close(losses.contrastive_eq1(seen, heard), arrays['out_paper_eq1'], 1e-6)
 
   logits, labels = arrays['in_logits'], arrays['in_labels']
   assert_close(losses.cross_entropy(logits, labels), arrays['out_cross_entropy'], 1e-6)
@@ -287,6 +308,82 @@ def test_losses():
     assert_close(losses.soft_cross_entropy(logits, label), arrays[f'out_bce_{name}'], 1e-6)
     if label in (0, 1):
       assert_close(losses.square_distance(logits, label), arrays[f'out_lsgan_{name}'], 1e-6)
+
+
+def test_the_joint_objective():
+  """Both sides of the official objective, from what the networks would say."""
+  arrays = golden('davs_losses')
+  settings = davs_players.Settings(face_size=16, mouth_box=mouth_box(arrays['in_mouth_mask'][0, 0]))
+  real, drawn = video(arrays['in_real_frames']), np.arange(6)[None].repeat(2, 0)
+  heard, seen = np.random.default_rng(0).standard_normal((2, 2, 12, 8), np.float32)
+  inputs = davs_losses.Inputs(
+    portrait=to_nhwc(arrays['in_real_A']),
+    kept=None,
+    seen=real,
+    heard=None,
+    drawn=drawn,
+    word=arrays['in_stub_labels'],
+    person=None,
+  )
+  made = davs_losses.Made(
+    identity=None,
+    heard=heard,
+    seen=seen,
+    heard_words=arrays['in_stub_cls_audio'],
+    seen_words=arrays['in_stub_cls_video'],
+    from_audio=video(arrays['in_fake_audio']),
+    from_video=video(arrays['in_fake_video']),
+  )
+
+  def pictures(side):
+    patches, pairs = (logit(arrays[f'in_stub_seq_{side}_{head}']) for head in ('patch', 'comb'))
+    return patches[:, 0], pairs[:, 0]
+
+  said = davs_losses.Verdicts(
+    domain_heard=logit(arrays['in_stub_dom_audio']).reshape(2, 12),
+    domain_seen=logit(arrays['in_stub_dom_video']).reshape(2, 12),
+    identity_words=arrays['in_stub_idlip'],
+    sequence=pictures('fake'),
+  )
+  real_said = davs_losses.Verdicts(sequence=pictures('real'))
+
+  softening = [arrays['in_soft']] * 4
+  terms = davs_losses.opponents(settings, said, real_said, inputs, softening)
+  assert_close(terms['domain'], arrays['out_dis_R_loss'], 1e-6)
+  assert_close(terms['identity_words'], arrays['out_D_ce'], 1e-6)
+  for ours, theirs in (('patches', 'seq'), ('pairs', 'seq_comb')):
+    halves = arrays[f'out_D_{theirs}_fake'] + arrays[f'out_D_{theirs}_real']
+    assert_close(terms[f'sequence_{ours}'], halves / 2, 1e-6)
+  assert_close(sum(terms.values()) - terms['domain'], arrays['out_D_total'], 1e-6)
+
+  terms = davs_losses.generators(settings, made, said, inputs)
+  for ours, theirs in (
+    ('l1_audio', 'L1_audio'),
+    ('l1_video', 'L1_image'),
+    ('steadiness', 'x_loss'),
+    ('sequence_patches', 'gan_seq'),
+    ('sequence_pairs', 'gan_seq_comb'),
+    ('words_audio', 'ce_audio'),
+    ('words_video', 'ce_video'),
+    ('domain_audio', 'dom_audio_inv'),
+    ('domain_video', 'dom_video_inv'),
+  ):
+    assert_close(terms[ours], arrays[f'out_G_{theirs}'], 1e-6)
+  assert_close(1e6 * terms['identity_words'], arrays['out_G_softmax_uniform_x1e6'], 1e-5)
+  terms['contrastive'] = arrays['out_G_embedding_l2']  # of other features
+  total = davs_losses.total(settings, terms, domain=settings.weights.domain)
+  assert_close(total, arrays['out_G_total'], 1e-6)
+
+
+def video(frames):
+  """(B, T, C, H, W) to (B, T, H, W, C)."""
+  return np.moveaxis(frames, 2, -1)
+
+
+def mouth_box(mask):
+  """Top, bottom, left, right of the ones."""
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+  return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 
 def logit(probability):

@@ -1,11 +1,14 @@
 """The systems by their config name."""
 
 from tfg_jax import configuration, errors
-from tfg_jax.systems import avhubert, base, lip_expert, speech2video, talklip
+from tfg_jax.systems import avhubert, base, davs, lip_expert, sdfa, sf2f, speech2video, talklip
 
 SYSTEMS = {
   'avhubert': avhubert.AVHubert,
+  'davs': davs.DAVS,
   'lip_expert': lip_expert.LipExpert,
+  'sdfa': sdfa.SDFA,
+  'sf2f': sf2f.SF2F,
   'speech2video': speech2video.Speech2Video,
   'talklip': talklip.TalkLip,
 }
