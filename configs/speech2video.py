@@ -13,17 +13,23 @@ Variants:
   crema_d     91 actors, 30 fps, labels of identity and emotion
   voxceleb2   25 fps, no labels: needs the weights of both teachers
   puppets     the drawn corpus at 64 px: everything from nothing, on a laptop
+and with each of them the baselines of Table 1, as systems of their own, e.g. crema_d+sdfa:
+  +sdfa       speech and a picture of the speaker; evaluated with another person's, too (mismatch)
+  +s2f_sdfa   speech and features that a voice encoder has of the speaker's face
 """
 
 import ml_collections
 
-_VARIANTS = ('crema_d', 'voxceleb2', 'puppets')
+_CORPORA = ('crema_d', 'voxceleb2', 'puppets')
+_BASELINES = ('sdfa', 's2f_sdfa')
+VARIANTS = (*_CORPORA, *(f'{corpus}+{name}' for corpus in _CORPORA for name in _BASELINES))
 
 
 def get_config(variant='crema_d'):
   """The setting of one variant."""
-  if variant not in _VARIANTS:
-    raise ValueError(f'unknown variant {variant!r} of speech2video; known: {", ".join(_VARIANTS)}')
+  if variant not in VARIANTS:
+    raise ValueError(f'unknown variant {variant!r} of speech2video; known: {", ".join(VARIANTS)}')
+  corpus, _, baseline = variant.partition('+')
   c = ml_collections.ConfigDict()
   c.system = 'speech2video'
   c.seed = 0
@@ -89,12 +95,55 @@ def get_config(variant='crema_d'):
   )
   c.checkpoint = dict(every=2000, keep=2, keep_best=1)
   c.evaluation = dict(every=2000, split='valid', max_clips=0, samples=4)
-  if variant == 'voxceleb2':
+  if corpus == 'voxceleb2':
     c.data.update(max_frames=100, fps=25.0, workers=16)
     c.model.experts.identities = 0
-  elif variant == 'puppets':
+  elif corpus == 'puppets':
     _make_small(c)
+  if baseline:
+    _make_baseline(c, baseline, small=corpus == 'puppets')
   return c
+
+
+def _make_baseline(c, baseline, *, small):
+  """Another system on the same corpus, with the same experts."""
+  c.system = 'sdfa'
+  model = dict(
+    reference='image' if baseline == 'sdfa' else 'voice',
+    experts=c.model.experts.to_dict(),
+    speech={},
+    face={},
+    generator={},
+    voice={},
+    frame_judge={},
+    sequence_judge={},
+    sync_judge={},
+    noise=10,
+    noise_scale=0.33,
+    expert_steps=c.model.expert_steps,
+    voice_steps=c.model.distillation_steps,
+    frames=16,
+    evaluation_frames=c.model.evaluation_frames,
+    loss=dict(l1=600.0, frame=1.0, sequence=0.2, sync=0.8),
+    learning_rates=dict(
+      voice=1e-4, animator=1e-4, frame_judge=1e-4, sequence_judge=1e-5, sync_judge=1e-5
+    ),
+  )
+  if small:
+    model.update(
+      speech=dict(features=48, widths=(4, 8, 12, 16, 24)),
+      face=dict(features=16, widths=(8, 16, 24, 32, 48)),
+      generator=dict(image_size=64, widths=(48, 32, 24, 16, 8)),
+      voice=dict(widths=(8, 8, 12, 12, 16, 16, 24, 32, 32)),
+      frame_judge=dict(widths=(8, 16, 24, 32)),
+      sequence_judge=dict(widths=(8, 16, 24, 32), features=32),
+      sync_judge=dict(widths=(8, 16, 24, 32), features=32),
+      frames=6,
+      learning_rates=dict(
+        voice=1e-3, animator=1e-3, frame_judge=3e-4, sequence_judge=1e-4, sync_judge=1e-4
+      ),
+    )
+  c.model = model
 
 
 def _make_small(c):
@@ -114,28 +163,30 @@ def _make_small(c):
   )
   c.model.experts.update(
     identities=12,
-    cpc=dict(features=64, context=128),
+    cpc=dict(features=48, context=96),
     identity_teacher=dict(
-      widths=(16, 32, 48, 64, 64), depths=(1, 1, 1, 1, 1), hidden=256, dropout=0.2
+      widths=(8, 16, 24, 32, 32), depths=(1, 1, 1, 1, 1), hidden=256, dropout=0.2
     ),
-    emotion_teacher=dict(stem=16, widths=(8, 16, 24), blocks=(1, 1, 1), reduction=4, dropout=0.0),
-    observer=dict(widths=(16, 24, 32, 32)),
+    emotion_teacher=dict(stem=12, widths=(6, 12, 24), blocks=(1, 1, 1), reduction=4, dropout=0.0),
+    observer=dict(widths=(12, 16, 24, 32)),
     teacher_size=64,
-    teacher_frames=4,
-    cpc_learning_rate=1e-3,
+    teacher_frames=2,
+    window=10_240,
+    cpc_learning_rate=2e-3,
   )
   c.model.update(
     identity_student=dict(hidden=128),
     emotion_student=dict(hidden=64),
     decoder=dict(
       image_size=64,
-      map_widths=(64, 64, 48),
-      identity_widths=(64, 64, 48),
-      widths=(64, 64, 64, 48, 32, 16),
+      map_widths=(32, 32, 24),
+      identity_widths=(48, 48, 32),
+      widths=(64, 64, 48, 32, 24, 12),
     ),
-    identity_discriminator=dict(widths=(32, 48, 48)),
-    frame_discriminator=dict(widths=(12, 24, 32, 48)),
-    sync_discriminator=dict(widths=(12, 24, 32, 48, 48), hidden=48),
+    identity_discriminator=dict(widths=(24, 32, 32)),
+    frame_discriminator=dict(widths=(8, 16, 24, 32)),
+    sync_discriminator=dict(widths=(8, 16, 24, 32, 32), hidden=32),
+    frames=2,
     expert_steps=600,
     distillation_steps=300,
   )
@@ -157,6 +208,8 @@ def get_test_config(variant='crema_d'):
   c.num_steps = 6
   c.log_every = 2
   c.data.update(batch_size=2, max_frames=16, height=48, width=48, fps=25.0, workers=0)
+  c.checkpoint.update(every=2)
+  c.evaluation.update(every=2, samples=2)
   c.model.experts.update(
     identities=min(c.model.experts.identities, 8),
     cpc=dict(features=4, context=6),
@@ -171,6 +224,21 @@ def get_test_config(variant='crema_d'):
   )
   if not c.model.experts.identities:  # given teachers know other faces than the corpus'
     c.model.experts.identity_teacher.classes = 7
+  if c.system == 'sdfa':
+    c.model.update(
+      speech=dict(features=4, widths=(2, 2, 2, 2, 2)),
+      face=dict(features=4, widths=(2, 2, 2, 2, 4)),
+      generator=dict(image_size=32, widths=(4, 2, 2, 2, 2)),
+      voice=dict(widths=(2, 2, 2, 2, 2)),
+      frame_judge=dict(widths=(2, 2)),
+      sequence_judge=dict(widths=(2, 2), features=8),
+      sync_judge=dict(widths=(2, 2), features=8),
+      expert_steps=2,
+      voice_steps=2,
+      frames=5,
+      evaluation_frames=2,
+    )
+    return c
   c.model.update(
     identity_student=dict(hidden=6),
     emotion_student=dict(hidden=6),
@@ -185,6 +253,4 @@ def get_test_config(variant='crema_d'):
     frames=2,
     evaluation_frames=2,
   )
-  c.checkpoint.update(every=2)
-  c.evaluation.update(every=2, samples=2)
   return c

@@ -27,7 +27,6 @@ import optax
 
 from tfg_jax import configuration, errors, losses
 from tfg_jax.features import speech
-from tfg_jax.metrics import image as image_metrics
 from tfg_jax.networks.speech2video import (
   FrameDecoder,
   FrameDiscriminator,
@@ -35,8 +34,8 @@ from tfg_jax.networks.speech2video import (
   Student,
   SyncDiscriminator,
 )
-from tfg_jax.systems import base, players
-from tfg_jax.systems.speech_experts import PUBLIC, Experts, to_signed
+from tfg_jax.systems import base, drawn_faces, players
+from tfg_jax.systems.speech_experts import PUBLIC, Experts
 
 EXPERTS, DISTILLATION, COMPOSITION = range(3)
 
@@ -265,7 +264,7 @@ class Speech2Video:
 
   def _faces(self, batch, index):
     """(B * n, S, S, 3) faces in [-1, 1] of frames (B, n)."""
-    faces = to_signed(self.experts.faces(batch, index, self.face_size))
+    faces = drawn_faces.to_signed(self.experts.faces(batch, index, self.face_size))
     return faces.reshape(-1, *faces.shape[2:])
 
   def _apply(self, state, name, *inputs, params=None, **settings):
@@ -334,7 +333,7 @@ class Speech2Video:
     first = jnp.zeros((len(batch['wav']), 1), jnp.int32)
     faces = self.experts.faces(batch, first, self.face_size)[:, 0]
     scales = jnp.stack([x.mean() for x in self.experts.maps(state, faces)])
-    face = to_signed(faces).mean(0)
+    face = drawn_faces.to_signed(faces).mean(0)
     face, scales = base.mean_over_devices((face, scales), self.axis_name)
     seen = state.schedule['faces_seen'] + 1
     old = state.schedule
@@ -427,9 +426,9 @@ class Speech2Video:
 
     Rows: 'ground_truth'; 'average_face', the mean of the training faces; 'generated'. `l1` in
     [0, 1], `ssim`, `psnr` in dB. Where the corpus has labels, `right_person` and `right_emotion`:
-    whether the observer, which is neither teacher, sees them. And then, if no weights were given:
-    'teacher', what the teachers see in the real frames, and 'speech', what stage 1 hears: in nu,
-    as the identity teacher names it, and in mu.
+    whether the observer, which is neither teacher, sees them. Where both teachers learned here,
+    too: 'teacher', what they see in the real frames, and 'speech', what stage 1 hears: in nu, as
+    the identity teacher names it, and in mu.
     """
     index = batch['frame_index']
     clips, each = index.shape
@@ -441,18 +440,18 @@ class Speech2Video:
     average = jnp.broadcast_to(state.schedule['average_face'], real.shape)
     numbers = {}
     for row, image in (('ground_truth', real), ('average_face', average), ('generated', drawn)):
-      for metric, value in _distances(image, real).items():
-        numbers[f'{row}/{metric}'] = value.reshape(clips, each).mean(1)
+      numbers |= drawn_faces.distances(row, image, real, clips)
       if self.experts.observer is not None and row != 'average_face':
-        who, mood = self.experts.observe(state, image)
-        numbers |= _accuracies(row, batch, who, mood)
-    if self.experts.observer is not None and not state.frozen:
+        numbers |= drawn_faces.recognised(row, batch, *self.experts.observe(state, image))
+    if {'identity_teacher', 'emotion_teacher'} <= set(state.nets):
       size = self.experts.settings.teacher_size
       faces = self.experts.faces(batch, index, size).reshape(-1, size, size, 3)
-      who = self.experts.name(state, self.experts.describe(state, faces))
-      numbers |= _accuracies('teacher', batch, who, self.experts.feel(state, faces))
-      who = self.experts.name(state, jax.nn.relu(identity))
-      numbers |= _accuracies('speech', batch, who, emotion)
+      for row, description, mood in (
+        ('teacher', self.experts.describe(state, faces), self.experts.feel(state, faces)),
+        ('speech', jax.nn.relu(identity), emotion),
+      ):
+        who = self.experts.name(state, description)
+        numbers |= drawn_faces.recognised(row, batch, who, mood)
     return numbers
 
   def summary(self, results: dict[str, float]) -> str:
@@ -488,17 +487,8 @@ class Speech2Video:
     context, identity, emotion = self._listen(state, batch['wav'], batch['num_samples'])
     maps = self._apply(state, 'decoder', identity, train=False, method='inflate')
     drawn = self._draw(state, context, emotion, maps, (index + 1) / self.fps)
-    real, drawn = (_to_uint8(x).reshape(clips, length, *x.shape[1:]) for x in (real, drawn))
-    # Eight frames from the middle of the clip, where people speak, 80 ms apart.
-    shown = batch['num_frames'][:, None] // 2 + 2 * jnp.arange(-4, 4)
-    shown = jnp.clip(shown, 0, batch['num_frames'][:, None] - 1)[..., None, None, None]
-
-    def strip(video):  # (B, T, S, S, 3) -> (B, S, 8 S, 3)
-      picked = jnp.take_along_axis(video, shown, axis=1).swapaxes(1, 2)
-      return picked.reshape(clips, picked.shape[1], -1, 3)
-
-    strips = jnp.concatenate([strip(real), strip(drawn)], axis=1)
-    return {'strips': strips, 'videos': jnp.concatenate([real, drawn], axis=3)}
+    real, drawn = (x.reshape(clips, length, *x.shape[1:]) for x in (real, drawn))
+    return drawn_faces.pictures(real, drawn, batch['num_frames'])
 
   def describe(self, state: base.State, inputs: base.Batch) -> base.Batch:
     """Who speaks, and in which mood: what `generate` draws in all chunks of one speech.
@@ -530,7 +520,7 @@ class Speech2Video:
     identity, emotion = inputs['identity'][None], inputs['emotion'][None]
     maps = self._apply(state, 'decoder', identity, train=False, method='inflate')
     times = inputs['times'][None] + 1 / self.fps
-    return _to_uint8(self._draw(state, context, emotion, maps, times))
+    return drawn_faces.to_uint8(self._draw(state, context, emotion, maps, times))
 
   def _draw(self, state, context, emotion, maps, times):
     """(B * n, S, S, 3) in [-1, 1]: frames that end at `times` (B, n) in seconds."""
@@ -570,29 +560,3 @@ def _check(run, settings, decoder):
         where='config',
         hint='make it a multiple of evaluation.every.',
       )
-
-
-def _distances(image, target):
-  """(N,) numbers per face of pictures in [-1, 1]."""
-  image, target = ((x + 1) * 127.5 for x in (image, target))
-  return {
-    'l1': jnp.abs(image - target).mean((1, 2, 3)) / 255,
-    'ssim': image_metrics.ssim(image, target),
-    'psnr': image_metrics.psnr(image, target),
-  }
-
-
-def _accuracies(row, batch, who, mood):
-  """Whether the mean logits of each clip's frames are largest for its label, (B,) 0 or 1."""
-  numbers = {}
-  for name, label, logits in (
-    ('right_person', batch['identity'], who),
-    ('right_emotion', batch['emotion'], mood),
-  ):
-    guess = logits.reshape(len(label), -1, logits.shape[-1]).mean(1).argmax(-1)
-    numbers[f'{row}/{name}'] = (guess == label).astype(jnp.float32)
-  return numbers
-
-
-def _to_uint8(image):
-  return ((image + 1) * 127.5).round().astype(jnp.uint8)

@@ -25,7 +25,7 @@ from tfg_jax.networks.cpc import CPC, SAMPLES_PER_STEP, Predictor
 from tfg_jax.networks.senet import SENet
 from tfg_jax.networks.speech2video import Observer
 from tfg_jax.networks.vgg import VGGFace
-from tfg_jax.systems import base, players
+from tfg_jax.systems import base, drawn_faces, players
 
 # The order of FER+, with the words that the corpora's adapters use.
 EMOTIONS = (
@@ -69,11 +69,20 @@ class Experts:
   identity_teacher: VGGFace
   emotion_teacher: SENet
   observer: Observer | None
+  needed: tuple[str, ...] = tuple(PUBLIC)
   axis_name: str | None = None
 
   @classmethod
-  def from_section(cls, section: Mapping[str, Any], face_size: int, *, axis_name, dtype):
-    """Builds networks from `model.experts`.
+  def from_section(
+    cls,
+    section: Mapping[str, Any],
+    face_size: int,
+    *,
+    needed: tuple[str, ...] = tuple(PUBLIC),
+    axis_name: str | None,
+    dtype: Any,
+  ) -> 'Experts':
+    """Builds networks from `model.experts`; of the public ones, only those `needed` will be used.
 
     Raises:
       ConfigError: for unknown keys or values that cannot be.
@@ -108,8 +117,8 @@ class Experts:
         emotions=len(EMOTIONS),
         **shared,
       )
-    for teacher in ('identity_teacher', 'emotion_teacher'):
-      if not settings.weights.get(teacher) and not settings.identities:
+    for teacher in needed:
+      if teacher != 'cpc' and not settings.weights.get(teacher) and not settings.identities:
         raise errors.ConfigError(
           f'{where} has neither labels nor weights for the {teacher.replace("_", " ")}.',
           where='config',
@@ -123,6 +132,7 @@ class Experts:
       identity_teacher,
       emotion_teacher,
       observer,
+      needed,
       axis_name,
     )
 
@@ -133,19 +143,20 @@ class Experts:
   @property
   def sources(self) -> dict[str, str]:
     """Expert -> the folder of its weights, where they are given."""
-    return {expert: folder for expert, folder in self.settings.weights.items() if folder}
+    weights = self.settings.weights
+    return {expert: weights[expert] for expert in self.needed if weights.get(expert)}
 
   @property
   def learned(self) -> tuple[str, ...]:
     """The experts that learn here."""
-    names = tuple(expert for expert in PUBLIC if expert not in self.sources)
+    names = tuple(expert for expert in self.needed if expert not in self.sources)
     return (*names, 'observer') if self.observer else names
 
   @property
   def _optimizers(self):
     adam = optax.adam(self.settings.learning_rate)
     return {
-      'cpc': optax.adam(self.settings.cpc_learning_rate, b2=0.999),
+      'cpc': optax.adam(self.settings.cpc_learning_rate),
       'identity_teacher': adam,
       'emotion_teacher': adam,
       'observer': adam,
@@ -330,7 +341,7 @@ class Experts:
 
   def _observer_loss(self, params, stats, batch, key):
     faces = self.faces(batch, batch['teacher_frames'], self.face_size)
-    image = to_signed(faces.reshape(-1, *faces.shape[2:]))
+    image = drawn_faces.to_signed(faces.reshape(-1, *faces.shape[2:]))
     (identity, emotion), updated = self.observer.apply(
       {'params': params, 'batch_stats': stats}, image, train=True, mutable=['batch_stats']
     )
@@ -344,11 +355,6 @@ class Experts:
   def _teacher_faces(self, batch):
     faces = self.faces(batch, batch['teacher_frames'], self.settings.teacher_size)
     return faces.reshape(-1, *faces.shape[2:])
-
-
-def to_signed(image):
-  """[0, 255] to [-1, 1]."""
-  return image / 127.5 - 1
 
 
 def _emotion(clip):
