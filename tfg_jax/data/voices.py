@@ -121,7 +121,7 @@ def identity(clip: records.Clip, known: int) -> int:
   numbers = clip.extras.get('identity', ())
   if len(numbers) != 1 or not 0 <= numbers[0] < known:
     raise DataError(
-      f'the extra identity is {list(numbers)}; training needs one number below {known}',
+      f'the extra identity is {[int(n) for n in numbers]}; training needs one number below {known}',
       hint='Set model.identities to the number of people in the training split.',
     )
   return int(numbers[0])

@@ -152,6 +152,11 @@ def window_samples(frames: int) -> int:
 # --------------------------------------------------------------------------------------------------
 
 
+def valid_frames(num_samples):
+  """How many frames of a window of `cut` are sound, of its number of samples; at least one."""
+  return jnp.maximum(audio.num_frames(num_samples) - 1, 1)
+
+
 def log_mel(windows, num_samples):
   """The networks' input.
 
@@ -168,5 +173,5 @@ def log_mel(windows, num_samples):
     windows.reshape(-1, windows.shape[-1]), num_samples, frames + 1, MEL_BINS
   )
   mel = (raw[:, 1:] - _MEAN) / _DEVIATION
-  valid = jnp.arange(frames) < audio.num_frames(num_samples)[:, None] - 1
+  valid = jnp.arange(frames) < valid_frames(num_samples)[:, None]
   return jnp.where(valid[..., None], mel, PADDING).reshape(*shape, frames, MEL_BINS)

@@ -362,8 +362,7 @@ class SF2F:
     """Log-mel (B, 150, 40) of which the first n frames count, and n (B,): one for the batch."""
     number = jax.random.randint(state.step_key(), (), _SHORTEST, _LONGEST + 1)
     mel = voice.log_mel(batch['voice'], batch['voice_samples'])
-    frames = audio_features.num_frames(batch['voice_samples']) - 1
-    spare = jnp.maximum(frames - number, 0)
+    spare = jnp.maximum(voice.valid_frames(batch['voice_samples']) - number, 0)
     first = jnp.floor(batch['voice_place'] * (spare + 1)).astype(jnp.int32)
     index = jnp.minimum(first[:, None] + jnp.arange(_LONGEST), _LONGEST - 1)
     mel = jnp.take_along_axis(mel, index[..., None], axis=1)
