@@ -1,0 +1,116 @@
+"""From an audio file to a portrait, and searching for people by their portraits."""
+
+import corpus
+import numpy as np
+import pytest
+from absl import flags
+from clips import tone, write
+from PIL import Image
+from untrained import fresh
+
+from configs import sf2f as configs
+from tfg_jax import configuration, errors, gallery, portraits, systems
+from tfg_jax.data import records
+from tfg_jax.features import voice
+
+
+@pytest.fixture
+def painter():
+  """Paints the number of frames that each portrait has heard."""
+
+  def draw(inputs):
+    assert inputs['voice'].dtype == np.int16 and inputs['num_samples'] <= len(inputs['voice'])
+    levels = (inputs['lengths'] // 10).astype(np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (len(levels), 8, 8, 3))
+
+  return portraits.Painter('a test', 'none', draw)
+
+
+def test_a_portrait_and_a_strip(tmp_path, painter):
+  sound = write(tmp_path / 'voice.wav', audio=tone(6.0), audio_codec='pcm_s16le')
+  said = []
+  seconds = portraits.draw(
+    sound, tmp_path / 'face.png', painter, strip=tmp_path / 'strip.png', say=said.append
+  )
+  assert seconds == pytest.approx(6.0)
+  with Image.open(tmp_path / 'face.png') as face:
+    assert face.size == (8, 8) and face.getpixel((0, 0)) == (59,) * 3  # all 599 frames
+    assert 'Synthetic portrait: drawn by tfg_jax' in face.info['Comment']
+  with Image.open(tmp_path / 'strip.png') as strip:
+    pixels = np.asarray(strip)
+  assert pixels.shape == (8, 32, 3)
+  assert pixels[0, ::8, 0].tolist() == [12, 25, 50, 59]
+  assert 'Wrote' in said[0] and '4 portraits' in said[1] and 'synthetic' in said[2]
+
+
+def test_short_voices_are_repeated():
+  made = portraits.growing(tone(0.5)[:, 0], (1.25,))
+  assert made['lengths'].tolist() == [125, 126]
+  np.testing.assert_array_equal(made['voice'][160:8160], made['voice'][8160:16160])
+
+
+def test_what_cannot_be_drawn(tmp_path, painter):
+  sound = write(tmp_path / 'quiet.wav', audio=0 * tone(1.0), audio_codec='pcm_s16le')
+  listens = portraits.Painter('a test', 'energy', painter.draw)
+  with pytest.raises(errors.DataError, match='no speech in 1.00 s of sound') as caught:
+    portraits.draw(sound, tmp_path / 'face.png', listens)
+  assert 'quiet.wav' in str(caught.value)
+  with pytest.raises(errors.MediaError, match='face.jpg does not end in .png'):
+    portraits.draw(sound, tmp_path / 'face.jpg', painter)
+  with pytest.raises(errors.MediaError, match='the folder of the output does not exist'):
+    portraits.check_output(tmp_path / 'none' / 'face.png')
+  (tmp_path / 'folder.png').mkdir()
+  with pytest.raises(errors.MediaError, match='the output is a folder'):
+    portraits.check_output(tmp_path / 'folder.png')
+
+
+def test_a_run_of_another_system_draws_no_portraits(trained_workdir):
+  with pytest.raises(errors.CheckpointError, match='a run of talklip draws no portraits'):
+    portraits.load_painter(trained_workdir)
+  values = flags.FlagValues()
+  gallery.define_flags(values)
+  values(['x', f'--workdir={trained_workdir}'])
+  with pytest.raises(errors.CheckpointError, match='a run of talklip draws no portraits'):
+    gallery.main(['x'], values)
+
+
+@pytest.mark.parametrize(
+  ('rest', 'message'), [(['x', 'y'], 'unexpected arguments'), (['x'], '--workdir is missing')]
+)
+def test_flags_of_the_gallery(rest, message):
+  values = flags.FlagValues()
+  gallery.define_flags(values)
+  values(['x'])
+  with pytest.raises(errors.ConfigError, match=message):
+    gallery.main(rest, values)
+
+
+@pytest.mark.end_to_end
+def test_the_gallery_of_a_small_system(tmp_path):
+  root = corpus.write(tmp_path / 'people', valid=6, frames=60)
+  config = configs.get_test_config('64+fuser')
+  config.data.root, config.model.start_from = str(root), 'elsewhere'
+  run = configuration.resolve(config)
+  system = systems.build(run, axis_name=None)
+  state = fresh(system)
+  source = records.RecordSource(str(root), 'valid')
+  rows, people = gallery.search(system, state, source, crops=2)
+  assert people == 4
+  assert set(rows) == {'ground_truth', 'generated_1.25s', 'generated_5s', 'fused_5s', 'chance'}
+  assert rows['ground_truth']['cosine'] == pytest.approx(1, abs=1e-5)
+  assert rows['ground_truth']['recall_1'] == 1
+  assert rows['chance'] == {'recall_1': 0.25, 'recall_2': 0.5, 'recall_5': 1, 'recall_10': 1}
+  assert rows['generated_1.25s']['seconds'] == 1.25
+  assert rows['fused_5s']['seconds'] == 2.39  # all that there is
+  again, _ = gallery.search(system, state, source, crops=2)
+  assert again == rows
+  text = gallery.table(rows, people, 'valid')
+  assert '100.00' in text and 'fused 5s' in text and '4 people' in text
+
+
+def test_padding_and_windows_of_a_crop(tmp_path):
+  wave = tone(2.0)[:, 0]
+  (windows, samples, mask), heard = gallery._crops([[wave]], 5.0, True, np.random.default_rng(0))
+  assert windows.shape == (1, 6, voice.window_samples(125))
+  assert mask.tolist() == [[True, True, False, False, False, False]]
+  assert heard == pytest.approx(1.99)  # frames of 25 ms every 10 ms
