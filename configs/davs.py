@@ -42,6 +42,10 @@ _VARIANTS = {
   'identity': (dict(words=0, persons=40_145), {}),
   'puppets': ({}, {}),
 }
+_PUBLIC = (
+  *('identity_encoder', 'lip_encoder', 'mfcc_encoder', 'decoder'),
+  *('sequence_discriminator', 'classifiers'),
+)
 # A few words that look and sound apart, and that a doll can say in 1.2 s.
 _PUPPET_WORDS = (
   *('baby', 'banana', 'five', 'happy', 'lemon', 'monday'),
@@ -89,7 +93,8 @@ def get_config(variant='full'):
     learning_rate=2e-4,
     b1=0.9,
     b2=0.999,
-    sources=dict(identity='', words=''),  # workdirs of the runs before
+    # Workdirs of the runs before; or, by its name, what tfg_jax.convert made of a public network.
+    sources=dict.fromkeys(('identity', 'words', *_PUBLIC), ''),
   )
   c.model.update(model)
   c.checkpoint = dict(every=5000, keep=3, keep_best=1)

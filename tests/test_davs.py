@@ -14,6 +14,7 @@ from tfg_jax.data import pipeline, records
 from tfg_jax.metrics import probe, retrieval
 from tfg_jax.networks import davs as networks
 from tfg_jax.systems import base, davs_losses, davs_players
+from tfg_jax.systems.sources import Source
 
 EMBEDDERS = {'lip_encoder', 'mfcc_encoder', 'word_classifier'}
 OPPONENTS = {'domain_classifier', 'identity_word_classifier', 'sequence_discriminator'}
@@ -176,7 +177,7 @@ def test_stages_follow_the_number_of_steps(toy_records):
 def test_passes_at_once_leave_the_statistics_of_passes_in_turn():
   norm = networks.ConvNorm(3)
   x = gaussian(0, 4, 2, 5, 5, 2)  # four passes
-  variables = noisy_variables(norm, x[0], train=False)
+  variables = jax.tree.map(jnp.asarray, noisy_variables(norm, x[0], train=False))
 
   def one_pass(stats, x):
     variables_now = {'params': variables['params'], 'batch_stats': stats}
@@ -422,8 +423,6 @@ def test_leakage_of_nothing_is_chance():
 
 
 def test_networks_of_other_runs_are_taken_over(toy_records, tmp_path):
-  from tfg_jax.systems.sources import Source
-
   _, system = build(toy_records)
   state, other = fresh(system), fresh(system, seed=1)
 
@@ -441,17 +440,13 @@ def test_networks_of_other_runs_are_taken_over(toy_records, tmp_path):
 
 
 def test_converted_networks_are_taken_over(toy_records, tmp_path):
-  from tfg_jax.pytorch.converted import Conversion
-  from tfg_jax.systems.sources import Source
-
   _, system = build(toy_records)
   state, other = fresh(system), fresh(system, seed=1)
 
-  def converted(network):
-    conversion = Conversion(network, 'x.pth', '')
-    return Source(tmp_path, {'encoder': system.export(other, network)}, conversion=conversion)
-
-  sources = {name: converted(f'davs_{name}') for name in ('decoder', 'classifiers')}
+  sources = {
+    name: Source(tmp_path, {'encoder': system.export(other, f'davs_{name}')})
+    for name in ('decoder', 'classifiers')
+  }
   begun = system.start(state, sources, ())
   heads = {'word_classifier', 'domain_classifier', 'identity_word_classifier'}
   assert learned(state, begun) == heads | {'decoder'}

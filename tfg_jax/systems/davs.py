@@ -107,7 +107,7 @@ class DAVS(Speaker):
 
   @property
   def sources(self):
-    """Folders of other runs, or of converted networks, by any name."""
+    """Folders of other runs by any name, and of converted networks by the name of a player."""
     return {name: folder for name, folder in self.settings.sources.items() if folder}
 
   def start(self, state: base.State, sources, batches) -> base.State:
@@ -117,8 +117,8 @@ class DAVS(Speaker):
       CheckpointError: if a source has none of them, or one of another size.
     """
     del batches
-    for source in sources.values():
-      held = _held_by(source)
+    for called, source in sources.items():
+      held = _held_by(called, source)
       shared = sorted(set(held.nets) & set(state.nets))
       if not shared:
         raise errors.CheckpointError(
@@ -319,16 +319,17 @@ class DAVS(Speaker):
     return Verdicts(**said), stats
 
 
-def _held_by(source):
-  """A source whose networks have the names of players, also where it is a converted network."""
-  if source.conversion is None:
+def _held_by(name, source):
+  """A source whose networks have the names of players, also where it is a converted network: those
+  come as 'encoder' and are what the source is called."""
+  if set(source.nets) != {'encoder'}:
     return source
   variables = source.nets['encoder']
-  if source.conversion.network == 'davs_classifiers':
+  if name == 'classifiers':
     # The other heads of the manifest are not in the released checkpoint.
     heads = ('words', 'domain', 'identity_words')
     nets = {HEADS[head]: {'params': variables['params'][head]} for head in heads}
   else:
-    nets = {source.conversion.network.removeprefix('davs_'): variables}
-  nets = {name: {'batch_stats': {}, **variables} for name, variables in nets.items()}
+    nets = {name: variables}
+  nets = {player: {'batch_stats': {}, **variables} for player, variables in nets.items()}
   return dataclasses.replace(source, nets=nets)
