@@ -122,6 +122,7 @@ def test_published_baselines_can_be_built(variant):
   [
     ({'model.reference': 'name'}, "model.reference is 'name'"),
     ({'model.frames': 4}, 'model.frames is 4'),
+    ({'model.voice_steps': 3}, 'model.voice_steps is 3, but a stage can only end'),
   ],
 )
 def test_settings_that_cannot_be(toy_records, changes, message):

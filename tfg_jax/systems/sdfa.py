@@ -25,7 +25,7 @@ import optax
 from tfg_jax import configuration, errors, losses
 from tfg_jax.networks import sdfa as networks
 from tfg_jax.systems import base, drawn_faces, players
-from tfg_jax.systems.speech_experts import Experts
+from tfg_jax.systems.speech_experts import Experts, check_stage_ends
 
 EXPERTS, VOICE, ANIMATION = range(3)
 _SYNC_FRAMES = 5
@@ -108,6 +108,7 @@ class SDFA:
         where='config',
         hint="use 'image' or 'voice'.",
       )
+    check_stage_ends(run, expert_steps=settings.expert_steps, voice_steps=settings.voice_steps)
     if settings.frames < _SYNC_FRAMES:
       raise errors.ConfigError(
         f'model.frames is {settings.frames}.',

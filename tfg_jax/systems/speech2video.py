@@ -35,7 +35,7 @@ from tfg_jax.networks.speech2video import (
   SyncDiscriminator,
 )
 from tfg_jax.systems import base, drawn_faces, players
-from tfg_jax.systems.speech_experts import PUBLIC, Experts
+from tfg_jax.systems.speech_experts import PUBLIC, Experts, check_stage_ends
 
 EXPERTS, DISTILLATION, COMPOSITION = range(3)
 
@@ -551,12 +551,6 @@ def _check(run, settings, decoder):
       where='config',
       hint='use a multiple of 32.',
     )
-  for name in ('expert_steps', 'distillation_steps'):
-    steps = getattr(settings, name)
-    if steps % run.evaluation.every:
-      raise errors.ConfigError(
-        f'model.{name} is {steps}, but a stage can only end where the run evaluates, every '
-        f'{run.evaluation.every} steps.',
-        where='config',
-        hint='make it a multiple of evaluation.every.',
-      )
+  check_stage_ends(
+    run, expert_steps=settings.expert_steps, distillation_steps=settings.distillation_steps
+  )

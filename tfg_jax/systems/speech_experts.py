@@ -91,9 +91,9 @@ class Experts:
     settings = configuration.read_section(Settings, section, where)
     shared = dict(axis_name=axis_name, dtype=dtype)
     cpc = configuration.build_module(CPC, settings.cpc, f'{where}.cpc', dtype=dtype)
-    own_classes = (
-      {} if settings.weights.get('identity_teacher') else {'classes': settings.identities}
-    )
+    # A teacher that learns here names the corpus' people; a given one, whom it was made for.
+    learns = settings.identities and not settings.weights.get('identity_teacher')
+    own_classes = {'classes': settings.identities} if learns else {}
     identity_teacher = configuration.build_module(
       VGGFace, settings.identity_teacher, f'{where}.identity_teacher', **own_classes, dtype=dtype
     )
@@ -355,6 +355,18 @@ class Experts:
   def _teacher_faces(self, batch):
     faces = self.faces(batch, batch['teacher_frames'], self.settings.teacher_size)
     return faces.reshape(-1, *faces.shape[2:])
+
+
+def check_stage_ends(run: configuration.Run, **lengths: int):
+  """Raises ConfigError for a stage of so many steps that it would not end at an evaluation."""
+  for name, steps in lengths.items():
+    if steps % run.evaluation.every:
+      raise errors.ConfigError(
+        f'model.{name} is {steps}, but a stage can only end where the run evaluates, every '
+        f'{run.evaluation.every} steps.',
+        where='config',
+        hint='make it a multiple of evaluation.every.',
+      )
 
 
 def _emotion(clip):
