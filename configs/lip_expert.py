@@ -213,7 +213,7 @@ def get_test_config(variant='puppets_pretrain'):
   c.model.warmup = 2
   c.model.encoder.update(
     width=16,
-    depth=2,
+    depth=1,
     mlp_width=16,
     heads=2,
     resnet_widths=(4,),
@@ -224,7 +224,7 @@ def get_test_config(variant='puppets_pretrain'):
     classes=clusters + _SPECIALS,
   )
   if c.system == 'avhubert':
-    layer = min(c.model.targets.layer, 2)
+    layer = min(c.model.targets.layer, 1)
     c.model.targets = dict(clusters=clusters, clips=4, teacher='', layer=layer, encoder={})
   else:
     c.model.decoder.update(depth=1, mlp_width=16, heads=2)

@@ -235,7 +235,7 @@ def test_published_configs_build_at_full_size(variant):
       {'model.targets.teacher': 'earlier', 'model.targets.layer': 3},
       'model.targets.layer is 3',
     ),
-    ({'model.targets.layer': 2}, 'model.targets asks for layer 2 of no teacher'),
+    ({'model.targets.layer': 1}, 'model.targets asks for layer 1 of no teacher'),
     ({'data.fps': 30.0}, 'data has 30 frames and 16000 samples per second'),
     ({'model.warmup': 4}, 'model.warmup is 4 of 4 steps'),
     ({'model.view.size': 46}, 'model.view of 46 px, 8 px below the centre and moved by up to 2'),
