@@ -3,9 +3,12 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 from reference import (
+  SEED,
   assert_close,
   assert_running_statistics,
   golden,
@@ -15,10 +18,12 @@ from reference import (
   to_nhwc,
 )
 
-from tfg_jax import losses, pytorch
+from configs import sf2f as configs
+from tfg_jax import configuration, losses, pytorch
 from tfg_jax.features import audio, portrait, voice
 from tfg_jax.metrics import likeness
 from tfg_jax.networks import sf2f
+from tfg_jax.systems.sf2f import SF2F
 
 pytestmark = pytest.mark.parity
 
@@ -368,3 +373,184 @@ def test_scores_of_sets():
     assert_close(score.deviation, arrays[f'out_{case}_std'], 1e-4)
   distance = likeness.frechet_distance(arrays['in_act_real'], arrays['in_act_fake'])
   assert_close(distance, arrays['out_fid'], 1e-5)
+
+
+# --------------------------------------------------------------------------------------------------
+# Losses: whole iterations, discriminators in training
+# --------------------------------------------------------------------------------------------------
+
+# Ours -> the official name of a generator's term.
+TERMS = {
+  'pixel': 'L1_pixel_loss',
+  'adversarial': 'g_gan_img_loss',
+  'identity': 'ac_loss',
+  'identity_adversarial': 'g_gan_ac_loss',
+  'perceptual': 'img_perceptual_loss',
+}
+RAW = {
+  'adversarial': ('g_gan_img', 'adversarial'),
+  'identity': ('ac', 'identity'),
+  'identity_adversarial': ('g_gan_ac', 'identity'),
+  'perceptual': ('perceptual', 'perceptual'),
+}
+
+
+def system_of(variant):
+  config = configs.get_config(variant)
+  config.data.root, config.model.facenet_weights, config.model.identities = 'here', 'there', 10
+  return SF2F.from_config(configuration.resolve(config))
+
+
+def judges_of(system, family):
+  """Reference weights of every discriminator, by their keys: (parameters, statistics) by size."""
+  judges = {}
+  for player, modules in system._judges.items():
+    name = f'{family}_discriminator' if family == 'voice2face' else f'{family}_{player}'
+    params, stats = {}, {}
+    for size, module in modules.items():
+      example = jnp.zeros((1, size, size, 3))
+      like = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), example)
+      zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+      tensors = {
+        key: weights.reference_tensor(key, x.shape, str(x.dtype), SEED)
+        for key, x in pytorch.to_torch(name, zeros).items()
+      }
+      variables = pytorch.from_torch(name, tensors, like)
+      params[str(size)] = variables['params']
+      stats[str(size)] = variables.get('batch_stats', {})
+    judges[player] = (params, stats)
+  return judges
+
+
+def assert_iteration(system, family, case, drawn, real, arrays):
+  """Terms and gradients of the generator, then terms and statistics of the discriminators."""
+  judges, labels = judges_of(system, family), arrays['in_ids']
+  uses_facenet = system.settings.loss.perceptual
+  facenet = reference_variables('sf2f_facenet') if uses_facenet else {}
+
+  @jax.jit
+  def step(drawn, judges, facenet):
+    def total(drawn):
+      terms, judged = system.generator_terms(drawn, real, labels, judges, facenet)
+      return sum(terms.values()), (terms, judged)
+
+    (value, (terms, judged)), gradients = jax.value_and_grad(total, has_aux=True)(drawn)
+    paid = {
+      player: system.judge_loss(player, judges[player][0], judged[player], drawn, real, labels)
+      for player in judges
+    }
+    own = {player: terms for player, (_, (terms, _, _)) in paid.items()}
+    stats = {player: stats for player, (_, (_, stats, _)) in paid.items()}
+    return value, terms, gradients, own, stats
+
+  value, terms, gradients, own, stats = step(drawn, judges, facenet)
+  assert_close(value, arrays[f'out_{case}_total_loss'], 1e-5)
+  sizes = system.generator.decoder.sizes
+  compared = 1
+  for name, term in terms.items():
+    kind, _, size = name.rpartition('_') if name[-1].isdigit() else (name, '', '')
+    number = f'_{sizes.index(int(size))}' if size else '_0'
+    official = TERMS[kind] + ('' if kind in ('pixel', 'perceptual') and not size else number)
+    assert_close(term, arrays[f'out_{case}_{official}'], 1e-5)
+    compared += 1
+    if kind in RAW:
+      raw, weight = RAW[kind]
+      raw += '' if kind == 'perceptual' and not size else number
+      unweighted = term / getattr(system.settings.loss, weight)
+      assert_close(unweighted, arrays[f'mid_{case}_raw_{raw}'], 1e-5)
+      compared += 1
+  for i, size in enumerate(sizes):
+    behind = f'_{size}' if len(sizes) > 1 else ''
+    for player, official in (('image_discriminator', 'img'), ('identity_discriminator', 'ac')):
+      if player not in own:
+        continue
+      paid = own[player][f'real{behind}'] + own[player][f'drawn{behind}']
+      assert_close(paid, arrays[f'out_{case}_d_{official}_gan_loss_{i}'], 1e-5)
+      compared += 1
+    known = own['identity_discriminator'][f'identity{behind}']
+    assert_close(known, arrays[f'out_{case}_d_ac_loss_real_{i}'], 1e-5)
+    compared += 1
+  losses_of_case = [
+    key
+    for key in arrays
+    if (key.startswith(f'out_{case}_') and ('loss' in key) and not key.endswith('unused'))
+    or key.startswith(f'mid_{case}_raw_')
+  ]
+  assert compared == len(losses_of_case)
+  return [to_nchw(x) for x in gradients], stats
+
+
+GRADIENT = 5e-5  # absolute: kinks of ReLU, L1 and pools can flip in float32
+
+
+def test_iteration_of_sf2f():
+  arrays = golden('sf2f_losses')
+  system = system_of('64')
+  drawn, real = ((to_nhwc(arrays[f'in_{x}']),) for x in ('preds', 'imgs'))
+  (again,) = system.real(to_nhwc(arrays['in_imgs_u8']))
+  assert_near(again, real[0], 1e-6)
+  (gradient,), stats = assert_iteration(system, 'sf2f', 'sf2f', drawn, real, arrays)
+  assert_near(gradient, arrays['out_sf2f_grad_preds'], GRADIENT)
+  for player, short in (('image_discriminator', 'd_img'), ('identity_discriminator', 'd_ac')):
+    module = system._judges[player][64]
+    like = jax.eval_shape(
+      functools.partial(module.init, train=False), jax.random.key(0), np.zeros((1, 64, 64, 3))
+    )
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like['params'])
+    state = {'params': zeros, 'batch_stats': stats[player]['64']}
+    prefix = f'out_sf2f_stats_{short}_0.'
+    assert_running_statistics(state, arrays, f'sf2f_{player}', prefix=prefix)
+
+
+def test_iteration_of_voice2face():
+  arrays = golden('sf2f_losses')
+  drawn, real = ((to_nhwc(arrays[f'in_{x}']),) for x in ('preds', 'imgs'))
+  system = system_of('voice2face')
+  (gradient,), _ = assert_iteration(system, 'voice2face', 'v2f', drawn, real, arrays)
+  assert_near(gradient, arrays['out_v2f_grad_preds'], GRADIENT)
+
+
+def test_iteration_of_two_resolutions():
+  arrays = golden('sf2f_losses')
+  system = system_of('multires')
+  real = system.real(to_nhwc(arrays['in_mr_imgs_u8']))
+  assert_near(to_nchw(real[0])[:, :, ::4, ::4], arrays['mid_mr_real_low'], 1e-6)
+  drawn = tuple(
+    portrait.from_uint8(to_nhwc(arrays[f'in_mr_{x}_u8']) * np.float32(1.4) - 50)
+    for x in ('low', 'mid')
+  )
+  (low, middle), _ = assert_iteration(system, 'sf2f', 'mr', drawn, real, arrays)
+  assert_near(low[:, :, ::2, ::2], arrays['out_mr_grad_low'], GRADIENT)
+  assert_near(middle[:, :, ::4, ::4], arrays['out_mr_grad_mid'], GRADIENT)
+
+
+def test_elementary_losses():
+  arrays = golden('sf2f_losses')
+  real, drawn = arrays['in_scores_real'], arrays['in_scores_fake']
+  for kind in ('gan', 'wgan', 'lsgan'):
+    generator = losses.adversarial_loss(drawn, real=True, kind=kind)
+    assert_close(generator, arrays[f'out_{kind}_g'], 1e-5)
+    judge = losses.adversarial_loss(real, real=True, kind=kind) + losses.adversarial_loss(
+      drawn, real=False, kind=kind
+    )
+    assert_close(judge, arrays[f'out_{kind}_d'], 1e-5)
+  who = losses.cross_entropy(arrays['in_id_scores'], arrays['in_id_labels'])
+  assert_close(who, arrays['out_ac_loss'], 1e-5)
+
+
+def test_perceptual_loss():
+  arrays = golden('sf2f_losses')
+  variables = reference_variables('sf2f_facenet')
+  drawn, real = to_nhwc(arrays['in_preds']), to_nhwc(arrays['in_imgs'])
+  seen = {'pred': portrait.facenet_input(drawn), 'real': portrait.facenet_input(real)}
+  features = {}
+  for name, faces in seen.items():
+    assert_near(to_nchw(faces), arrays[f'mid_facenet_in_{name}'], 1e-6)
+    features[name], _, _ = run(network('sf2f_facenet'), variables, faces)
+    assert_near(features[name].embedding, arrays[f'mid_emb_{name}'], 1e-6)
+  each = losses.perceptual_terms(features['pred'], features['real'])
+  assert_close(each, arrays['out_perceptual_terms'], 1e-5)
+  total = each @ jnp.array(losses.PERCEPTUAL_WEIGHTS)
+  assert_close(total, arrays['out_perceptual'], 1e-5)
+  cosine = jnp.sum(features['pred'].embedding * features['real'].embedding, -1)
+  assert_close(total + (1 - cosine).mean(), arrays['out_perceptual_cos1'], 1e-5)

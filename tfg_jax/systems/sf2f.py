@@ -231,7 +231,7 @@ class SF2F:
     nets, frozen = dict(state.nets), dict(state.frozen)
     if 'facenet' in taken:
       source = taken['facenet']
-      name = 'facenet' if source.conversion is None else 'encoder'
+      name = 'facenet' if 'facenet' in source.nets else 'encoder'  # of a run, or converted
       frozen['facenet'] = source.replace(frozen['facenet'], name)
     if 'portraits' in taken:
       for name in sorted(nets.keys() & (_DRAWN | {'facenet'})):
