@@ -27,8 +27,13 @@ def masked_mean(values, mask=None, *, axis_name: str | None = None):
 
 def masked_l1(image, target, mask=None, *, axis_name: str | None = None):
   """Mean absolute difference of (N, H, W, C) images over the examples where `mask` is True."""
-  difference = jnp.abs(image.astype(jnp.float32) - target.astype(jnp.float32))
+  difference = absolute(image.astype(jnp.float32) - target.astype(jnp.float32))
   return masked_mean(difference, mask, axis_name=axis_name)
+
+
+def absolute(x):
+  """|x| with gradient 0 at 0, as in PyTorch; that of `jnp.abs` is 1 there."""
+  return x * lax.stop_gradient(jnp.sign(x))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -372,7 +377,7 @@ def perceptual_terms(drawn, real):
   Takes `facenet.FaceFeatures`; returns (4,): of the three maps and of the embedding.
   """
   pairs = zip((*drawn.maps, drawn.embedding), (*real.maps, real.embedding), strict=True)
-  return jnp.stack([jnp.abs(a - b).mean() for a, b in pairs])
+  return jnp.stack([absolute(a - b).mean() for a, b in pairs])
 
 
 # What each of the four counts for (`FaceNetLoss` of SF2F).
