@@ -30,6 +30,7 @@ EXTRAS['test'] = [
   *EXTRAS['demo'],
   'hypothesis>=6.100',
   'pytest>=8',
+  'pytest-xdist>=3.5',
   'python_speech_features>=0.6',
   'ruff>=0.6',
   'safetensors>=0.4',
@@ -60,6 +61,7 @@ setuptools.setup(
     'optax>=0.2.4',
     'orbax-checkpoint>=0.11.20',
     'protobuf>=4.25',
+    'scikit-learn>=1.4',  # k-means of the lip expert's targets
     'soxr>=0.3',
     'tensorflow-datasets>=4.9.6',
     'importlib_resources>=6',  # tensorflow-datasets imports it without declaring it

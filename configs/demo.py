@@ -19,7 +19,17 @@ def get_config():
   c.log_every = 25
   c.data = dict(
     root='',  # empty: the puppets below are made in the workdir
-    puppets=dict(clips=240, seed=0, identities=12, frames=75, size=96, eval_fraction=0.1),
+    # Lips that follow the sound exactly and heads that move little: what minutes suffice for.
+    puppets=dict(
+      clips=240,
+      seed=0,
+      identities=12,
+      frames=75,
+      size=96,
+      variability=0.0,
+      sway=0.2,
+      eval_fraction=0.1,
+    ),
     batch_size=4,
     max_frames=75,
     height=96,
@@ -32,19 +42,20 @@ def get_config():
     audio='local',
     audio_encoder=dict(widths=(8, 16, 32, 48, 64), residuals=(0, 0, 1, 0)),
     face=dict(
-      encoder=(8, 16, 24, 32, 64),
+      encoder=(16, 16, 24, 32, 64),
       encoder_residuals=(0, 1, 1, 1, 0),
       decoder=(12, 16, 24, 32, 64),
       decoder_residuals=(0, 1, 1, 1, 0),
-      head=8,
+      head=16,
     ),
     discriminator=dict(widths=(4, 8, 16, 24, 32)),
     windows=5,
     window_frames=1,  # no loss here looks at several frames at once: spread them over the clip
     evaluation_windows=8,
     loss=dict(adversarial=0.02, lip=0.0, contrastive=0.0),
-    learning_rate=3e-3,
-    b1=0.5,
+    learning_rate=4e-3,
+    final_rate=0.02,
+    b1=0.9,
     b2=0.999,
     patience=5,
   )

@@ -1,6 +1,7 @@
 r"""TalkLip on LRS2: 160 px frames, 96 px faces, 25 fps; numbers of the official code.
 
-  python -m tfg_jax.main --config=configs/talklip.py:no_lip --workdir=DIR --config.data.root=DIR
+  python -m tfg_jax.main --config=configs/talklip.py:g+c --workdir=DIR --config.data.root=DIR \
+    --config.model.expert=DIR   (a run of configs/lip_expert.py, or the converted official expert)
 
 Variants (Table 1 of the paper):
   l, l+c          local audio encoder, with lip loss; +c with the contrastive loss
@@ -46,14 +47,19 @@ def get_config(variant='g+c'):
   )
   c.model = dict(
     audio=audio,
+    expert='',  # the lip reader's folder; only no_lip and no_lip_no_gan do without
+    feature_grad_mult=0.1,
     audio_encoder={},  # empty: the official size, as for the next two
     face={},
     discriminator={},
+    contrastive_features=768,
+    max_tokens=200,
     windows=8,
     window_frames=5,
     evaluation_windows=8,
     loss=dict(adversarial=adversarial, lip=lip, contrastive=contrastive),
     learning_rate=1e-4,
+    final_rate=1.0,
     b1=0.5,
     b2=0.999,
     patience=5,
@@ -78,6 +84,8 @@ def get_test_config(variant='g+c'):
       head=4,
     ),
     discriminator=dict(widths=(4, 8, 8)),
+    contrastive_features=16,
+    max_tokens=64,
     windows=2,
     evaluation_windows=2,
     learning_rate=1e-3,
@@ -85,17 +93,17 @@ def get_test_config(variant='g+c'):
   if c.model.audio == 'local':
     c.model.audio_encoder = dict(widths=(4, 8, 8, 8, 8), residuals=(0, 0, 1, 0))
   else:
-    c.model.audio_encoder = dict(
+    c.model.audio_encoder = dict(  # that of the tiny lip expert
       width=16,
       depth=4,
-      mlp_width=32,
+      mlp_width=16,
       heads=2,
-      resnet_widths=(4, 4),
+      resnet_widths=(4,),
       resnet_blocks=1,
-      position_taps=8,
+      position_taps=4,
       position_groups=2,
-      classes=12,
       label_width=8,
+      classes=10,
     )
   c.checkpoint.update(every=2, keep=2)
   c.evaluation.update(every=2, samples=2)

@@ -103,6 +103,7 @@ def _check(settings, clips, shards, workers):
     ),
     ('frames', settings.frames, settings.frames >= 1, 'at least 1'),
     ('variability', settings.variability, 0 <= settings.variability <= 1.5, '0 to 1.5'),
+    ('sway', settings.sway, 0 <= settings.sway <= 1.5, '0 to 1.5'),
     (
       'eval_fraction',
       settings.eval_fraction,
@@ -307,6 +308,7 @@ def define_flags(values=flags.FLAGS):
   text('words_file', None, 'Word list for words and sentences, one a line; default built in.')
   whole('frames', 75, 'Frames of a clip, at 25 per second.')
   real('variability', 1.0, 'How loosely lips follow the sound: 0 not at all, 1 as people do.')
+  real('sway', 1.0, 'How far heads move while they speak: 0 not at all, 1 as people do.')
   real('eval_fraction', 0.05, 'Share of the clips in each of valid, test and test_unseen.')
   whole('shards', None, f'Shards of the training split; default one for {_CLIPS_PER_SHARD} clips.')
   whole('workers', None, 'Processes; default one for each core.')

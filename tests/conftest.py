@@ -48,6 +48,24 @@ def twin(toy_records):
 
 
 @pytest.fixture(scope='session')
+def expert_workdir(toy_records, tmp_path_factory):
+  """The workdir of a tiny lip expert with random weights, as deep as the twin's audio encoder."""
+  from configs import lip_expert
+  from tfg_jax import checkpoints, configuration, systems, trained
+
+  config = lip_expert.get_test_config('puppets_finetune')
+  config.data.root = str(toy_records)
+  config.model.encoder.depth = 4
+  workdir = tmp_path_factory.mktemp('expert')
+  trained.save_config(workdir, config)
+  run = configuration.resolve(config)
+  state = jax.jit(systems.build(run, axis_name=None).init)(jax.random.key(0))
+  with checkpoints.Checkpoints(workdir, run.checkpoint) as saved:
+    saved.save(state, checkpoints.Progress())
+  return workdir
+
+
+@pytest.fixture(scope='session')
 def trained_workdir(twin, tmp_path_factory):
   """The workdir of the twin after its 4 steps; tests must not change it."""
   from tfg_jax import train

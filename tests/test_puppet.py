@@ -629,6 +629,7 @@ def test_errors_in_workers_arrive_whole(tmp_path):
     ({'unseen_identities': 24}, '--unseen_identities=24; expected 0 to 23'),
     ({'frames': 0}, '--frames=0; expected at least 1'),
     ({'variability': 2.0}, '--variability=2.0; expected 0 to 1.5'),
+    ({'sway': -1.0}, '--sway=-1.0; expected 0 to 1.5'),
     ({'eval_fraction': 0.5}, '--eval_fraction=0.5; expected 0 to below 0.50'),
     ({'shards': 0}, '--shards=0; expected 1 to 99999'),
     ({'workers': 0}, '--workers=0; expected at least 1'),

@@ -1,16 +1,17 @@
 """TalkLip: who learns in which stage, when stages end, what its numbers mean, what it draws."""
 
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import talklip as configs
-from tfg_jax import configuration, errors, systems, trained
+from tfg_jax import configuration, errors, losses, pretrained, systems, train, trained
 from tfg_jax.data import pipeline, records
-from tfg_jax.systems import base
-
-NO_LIP = {'model.loss.lip': 0.0, 'model.loss.contrastive': 0.0}
+from tfg_jax.systems import base, lip_expert
 
 
 def build(config):
@@ -24,12 +25,27 @@ def one_batch(run, sample, batches=pipeline.train_batches, **settings):
     return next(stream)
 
 
-@pytest.fixture(scope='module')
-def heard_globally(twin):
-  """System, state and batch of the variant whose audio encoder hears the whole utterance."""
-  run, system = build(twin('g', **NO_LIP))
+def started(run, system):
   state = jax.jit(system.init)(jax.random.key(0))
-  return system, state, one_batch(run, system.sample, seed=0)
+  sources = {name: pretrained.load(folder) for name, folder in system.sources.items()}
+  return jax.device_put(system.start(state, sources, ()))
+
+
+@pytest.fixture(scope='module')
+def heard_globally(twin, expert_workdir):
+  """System, state and batch of g+c, whose audio encoder hears the whole utterance."""
+  run, system = build(twin('g+c', **{'model.expert': str(expert_workdir)}))
+  return system, started(run, system), one_batch(run, system.sample, seed=0)
+
+
+def test_the_audio_encoder_starts_as_that_of_the_expert(heard_globally, expert_workdir):
+  system, state, _ = heard_globally
+  expected = pretrained.load(expert_workdir).nets['encoder']['params']
+  encoder = system.export(state, 'talklip_generator')['params']['audio_encoder']
+  for path, x in jax.tree_util.tree_leaves_with_path(encoder):
+    if path[-1].key not in ('mask_emb', 'label_embs'):  # of masked prediction
+      expected_leaf = functools.reduce(lambda tree, key: tree[key.key], path, expected)
+      np.testing.assert_array_equal(x, expected_leaf)
 
 
 def changed(before, after):
@@ -80,6 +96,98 @@ def test_the_exported_generator_is_whole(heard_globally):
 
 
 # --------------------------------------------------------------------------------------------------
+# The expert
+# --------------------------------------------------------------------------------------------------
+
+
+def test_the_expert_teaches_in_stage_2_only(heard_globally):
+  system, state, batch = heard_globally
+  step = jax.jit(system.train_step)
+  before, metrics_before = step(state.replace(stage=1), batch)
+  after, metrics = step(state.replace(stage=2), batch)
+  assert metrics.keys() - metrics_before.keys() == {'g/lip', 'g/contrastive'}
+  weights = system.settings.loss
+  expected = (
+    weights.l1 * metrics['g/l1']
+    + weights.adversarial * metrics['g/adversarial']
+    + weights.lip * metrics['g/lip']
+    + weights.contrastive * metrics['g/contrastive']
+  )
+  np.testing.assert_allclose(metrics['g/total'], expected, rtol=1e-5)
+  # The same random choices, so the first losses are the same; the gradients are not.
+  np.testing.assert_allclose(metrics['g/l1'], metrics_before['g/l1'], rtol=1e-5)
+  head = 'contrastive/audio_projection'
+  fresh = state.nets['generator'].params
+  assert head not in changed(fresh, before.nets['generator'].params)
+  assert head in changed(fresh, after.nets['generator'].params)
+  assert not changed(state.frozen['expert'], after.frozen['expert'])
+
+
+def test_the_expert_reads_the_real_clip_where_nothing_is_pasted(heard_globally, expert_workdir):
+  system, state, batch = heard_globally
+  target, _, index, mask = system._window_inputs(batch)
+  embedding = np.random.default_rng(0).standard_normal((len(mask), 16)).astype(np.float32)
+  reader = lip_expert.read(expert_workdir)
+  logits, seen = jax.jit(functools.partial(reader.module.apply, train=False))(
+    state.frozen['expert'],
+    lip_expert.previous(batch['tokens']),
+    None,
+    reader.view(batch['frames'], batch['num_frames']),
+    np.arange(25) >= batch['num_frames'][:, None],
+  )
+  expected = losses.label_smoothed_cross_entropy(logits, batch['tokens'])
+  read = jax.jit(
+    lambda fake, mask: system._read(
+      state, system._variables(state), fake, embedding, batch, index, mask
+    )
+  )
+  unpasted = read(target, np.zeros_like(mask))
+  np.testing.assert_allclose(unpasted['lip'], expected, rtol=1e-5)
+  assert unpasted['contrastive'] == 0  # a mean over no face
+  pasted = read(np.zeros_like(target), mask)
+  assert abs(float(pasted['lip'] - expected)) > 1e-4
+  assert float(pasted['contrastive']) > 0
+
+
+@pytest.mark.end_to_end
+def test_a_run_goes_through_its_stages_and_goes_on_in_them(twin, expert_workdir, tmp_path, capsys):
+  def part(steps):  # every evaluation ends a stage
+    config = twin('l+c', **{'model.expert': str(expert_workdir), 'model.patience': -1})
+    config.num_steps, config.log_every, config.evaluation.every = steps, 1, 1
+    assert train.train_and_evaluate(config, tmp_path, devices=jax.devices()[:1])
+
+  part(1)
+  part(4)
+  said = capsys.readouterr().out
+  assert 'Going on after step 1' in said
+  assert 'The schedule has ended after step 2' in said
+  rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in rows if 'g/l1' in row] == [1, 2]
+  assert [row['step'] for row in rows if 'g/lip' in row] == [2]
+  # Whoever only draws needs no expert.
+  assert not trained.load(tmp_path).state.frozen
+
+
+@pytest.mark.parametrize(
+  'variant, changes, problem',
+  [
+    ('l', {}, r'model\.loss\.lip=1e-05 needs a lip expert, and model\.expert is empty'),
+    ('g', {'model.loss.lip': 0.0}, r"model\.audio='global' needs a lip expert"),
+  ],
+)
+def test_a_config_that_needs_an_expert_and_has_none_is_refused(twin, variant, changes, problem):
+  with pytest.raises(errors.ConfigError, match=problem):
+    build(twin(variant, **changes))
+
+
+def test_an_expert_of_another_width_is_refused(twin, expert_workdir):
+  changes = {'model.expert': str(expert_workdir), 'model.contrastive_features': 8}
+  run, system = build(twin('l+c', **changes))
+  with pytest.raises(errors.ConfigError, match='contrastive_features is 8 and the expert has 16'):
+    started(run, system)
+
+
+# --------------------------------------------------------------------------------------------------
 # Stages
 # --------------------------------------------------------------------------------------------------
 
@@ -95,7 +203,7 @@ def stages(system, scores):
 
 
 def test_a_stage_ends_after_more_than_patience_evaluations_without_a_better_score(twin):
-  _, system = build(twin('g', **NO_LIP, **{'model.patience': 2}))
+  _, system = build(twin('g', **{'model.expert': 'not read', 'model.patience': 2}))
   seen, state = stages(system, [0.5, 0.4, 0.4, 0.4, 0.4, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3])
   assert seen == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3]
   assert float(state.schedule['best']) == pytest.approx(0.3)  # never reset
@@ -185,7 +293,6 @@ def test_published_configs_build_at_full_size(variant):
   [
     ('no_lip', {'model.audio': 'loud'}, "model.audio is 'loud'"),
     ('no_lip', {'model.discriminator.widths': (4, 8)}, 'widths has 2 sizes'),
-    ('g+c', {}, 'there is no lip expert to learn from yet'),
     ('no_lip', {'system': 'wave2lip'}, "system is 'wave2lip'"),
   ],
 )

@@ -60,6 +60,7 @@ def test_two_devices_train_as_one_does(twin, on_one_device):
   assert_same_training(steps_on(twin(), jax.devices()[:2]), on_one_device)
 
 
+@pytest.mark.end_to_end
 def test_pmap_trains_as_jit_does(twin, on_one_device):
   assert_same_training(steps_on(twin(partition='pmap'), jax.devices()[:2]), on_one_device)
 
@@ -111,6 +112,7 @@ def assert_same_bits(tree, other):
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(numbers(a), numbers(b)), tree, other)
 
 
+@pytest.mark.end_to_end
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(twin, trained_workdir, tmp_path):
   def part(steps):  # the first part is saved by its last step, like any other
     return train.train_and_evaluate(twin(num_steps=steps), tmp_path, devices=jax.devices()[:1])

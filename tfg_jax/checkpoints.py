@@ -2,7 +2,7 @@
 
   workdir/checkpoints/000000001200/state   step, PRNG key, networks, optimisers, schedule
   workdir/checkpoints/000000001200/run     stage, data position, metrics not yet written (JSON)
-  workdir/frozen                           variables that no optimiser touches, saved once
+  workdir/frozen/NAME                      variables that no optimiser touches, saved once
 
 Saving is asynchronous. The latest N are kept, and the best by the system's score.
 """
@@ -84,9 +84,10 @@ class Checkpoints:
 
   def save(self, state: base.State, progress: Progress, *, score: float | None = None):
     """Copies the state off the devices and saves it in the background."""
-    if state.frozen and not self._frozen.exists():
-      with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(self._frozen, state.frozen)
+    for name, variables in state.frozen.items():
+      if not (self._frozen / name).exists():
+        with ocp.StandardCheckpointer() as checkpointer:
+          checkpointer.save(self._frozen / name, variables)
     self._manager.save(
       int(state.step),
       args=ocp.args.Composite(
@@ -97,12 +98,16 @@ class Checkpoints:
       force=True,
     )
 
-  def restore(self, step: int, abstract: base.State) -> tuple[base.State, Progress]:
+  def restore(
+    self, step: int, abstract: base.State, *, all_frozen: bool = False
+  ) -> tuple[base.State, Progress]:
     """Reads one checkpoint.
 
     Args:
       step: one of the saved steps.
       abstract: the state's shapes, dtypes and shardings (any devices; not those of the saving run).
+      all_frozen: restores frozen variables that `abstract` does not have, too: those that
+        `System.start` added and only training needs.
 
     Raises:
       CheckpointError: if it is damaged or its arrays do not fit the config's.
@@ -119,10 +124,7 @@ class Checkpoints:
           state=ocp.args.StandardRestore(_saved_part(abstract)), run=ocp.args.JsonRestore()
         ),
       )
-      frozen = {}
-      if abstract.frozen:
-        with ocp.StandardCheckpointer() as checkpointer:
-          frozen = checkpointer.restore(self._frozen, abstract.frozen)
+      frozen = self._restore_frozen(abstract, all_frozen=all_frozen)
     except (ValueError, KeyError, OSError, TypeError) as error:
       raise errors.CheckpointError(
         f'step {step} cannot be restored: {_first_line(error)}',
@@ -133,6 +135,19 @@ class Checkpoints:
     state = abstract.replace(**restored.state, frozen=frozen, stage=run['stage'])
     pending = tuple((step, row) for step, row in run['pending_metrics'])
     return state, Progress(data_position=run['data_position'], pending_metrics=pending)
+
+  def _restore_frozen(self, abstract, *, all_frozen):
+    wanted = dict(abstract.frozen)
+    with ocp.StandardCheckpointer() as checkpointer:
+      if all_frozen and self._frozen.exists():
+        for folder in self._frozen.iterdir():
+          if folder.name not in wanted and ocp.utils.is_checkpoint_finalized(folder):
+            saved = checkpointer.metadata(folder).item_metadata.tree
+            wanted[folder.name] = jax.tree.map(
+              lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=abstract.step.sharding),
+              saved,
+            )
+      return {name: checkpointer.restore(self._frozen / name, x) for name, x in wanted.items()}
 
 
 def abstract_state(init, key, sharding) -> base.State:

@@ -16,6 +16,7 @@ from tfg_jax import (
   errors,
   evaluate,
   partition,
+  pretrained,
   reporting,
   systems,
   trained,
@@ -56,7 +57,7 @@ def train_and_evaluate(
   trained.save_config(workdir, config)
 
   with checkpoints.Checkpoints(workdir, run.checkpoint) as saved, _StopRequest() as stop:
-    state, progress = _start(run, system, place, saved)
+    state, progress = _start(run, system, place, saved, source)
     start = int(state.step)
     if start >= run.num_steps or system.finished(state):
       reporting.say(f'Nothing left to do: step {start} of {run.num_steps} (config.num_steps).')
@@ -134,13 +135,19 @@ def skip_non_finite(train_step):
   return step
 
 
-def _start(run, system, place, saved) -> tuple[base.State, checkpoints.Progress]:
+def _start(run, system, place, saved, source) -> tuple[base.State, checkpoints.Progress]:
   """The state of the latest checkpoint, else a fresh one."""
   key = jax.random.key(run.seed)
   if saved.latest_step is None:
-    return place.init(system.init, key), checkpoints.Progress()
+    state = place.init(system.init, key)
+    sources = {name: pretrained.load(folder) for name, folder in system.sources.items()}
+    # Every process draws the same clips, so that all work out the same.
+    settings = {**run.data.per_process, 'process_index': 0, 'process_count': 1}
+    with pipeline.train_batches(source, sample=system.sample, seed=run.seed, **settings) as batches:
+      state = system.start(state, sources, batches)
+    return jax.device_put(state, place.whole), checkpoints.Progress()
   abstract = checkpoints.abstract_state(system.init, key, place.whole)
-  state, progress = saved.restore(saved.latest_step, abstract)
+  state, progress = saved.restore(saved.latest_step, abstract, all_frozen=True)
   reporting.say(f'Going on after step {int(state.step)} of {run.num_steps}.')
   return state, progress
 
@@ -173,14 +180,17 @@ def _say_plan(run, place, source, state):
 def _say_done(run, system, results, workdir, seconds):
   reporting.say(results.table())
   reporting.say(system.summary(results.means))
-  reporting.say(
-    f'{run.system} is trained: {results.step} steps, {seconds / 60:.1f} minutes in this go.\n'
-    f'  clips to watch   {workdir / "samples"}\n'
-    f'  curves           tensorboard --logdir={workdir / "tensorboard"}\n'
-    f'  numbers          {workdir / evaluate.RESULTS_FILE}, {workdir / evaluate.CLIPS_FILE}\n'
-    f'  your own media   python -m tfg_jax.generate --workdir={workdir} --video=F --audio=F '
-    '--output=OUT.mp4'
-  )
+  made = [
+    f'{run.system} is trained: {results.step} steps, {seconds / 60:.1f} minutes in this go.',
+    f'  clips to watch   {workdir / "samples"}',
+    f'  curves           tensorboard --logdir={workdir / "tensorboard"}',
+    f'  numbers          {workdir / evaluate.RESULTS_FILE}, {workdir / evaluate.CLIPS_FILE}',
+  ]
+  if system.generate_flags:
+    made.append(
+      f'  your own media   python -m tfg_jax.generate --workdir={workdir} {system.generate_flags}'
+    )
+  reporting.say('\n'.join(made))
 
 
 class _StopRequest:

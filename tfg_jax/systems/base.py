@@ -4,6 +4,7 @@ A system knows nothing of files, devices or logging. The loop (`tfg_jax/train.py
 lips: it only calls the functions of `System`, which are the contract between the two.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import flax.struct
@@ -77,13 +78,26 @@ class State:
 
 
 class System(Protocol):
-  """The functions that a paper's file supplies. All but `sample` are pure and run under jit."""
+  """The functions that a paper's file supplies, pure ones under jit unless they say otherwise."""
 
   face_size: int  # side of the face crops that `generate` takes and gives, pixels
+  generate_flags: str  # of `python -m tfg_jax.generate` for this system; '' if it draws nothing
   score: str  # the evaluation result that decides which checkpoint is best; lower is better
+
+  sources: Mapping[str, str]  # name -> folder of another run or of a converted network, for `start`
 
   def init(self, key: jax.Array) -> State:
     """Fresh state; all shapes follow from the config."""
+
+  def start(
+    self,
+    state: State,
+    sources: Mapping[str, Any],
+    batches: Iterable[dict[str, np.ndarray]],
+  ) -> State:
+    """On the host, before the first step of a fresh run: takes weights over from what
+    `pretrained.load` made of each of the sources, and
+    works out of training batches whatever the steps need to be given."""
 
   def sample(self, clip: records.Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """On the host, per training clip: what the step needs besides the clip, of fixed shapes."""

@@ -45,6 +45,8 @@ class Speaker:
   last_stage: int
   axis_name: str | None = None
 
+  generate_flags = ''
+
   @property
   def face_size(self) -> int:
     """S, the side of a face crop in pixels."""

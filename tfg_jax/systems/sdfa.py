@@ -159,6 +159,8 @@ class SDFA:
     """Of the row of its evaluation."""
     return 'sdfa' if self._sees else 's2f_sdfa'
 
+  generate_flags = ''
+
   @property
   def score(self) -> str:
     return f'{self.name}/l1'

@@ -162,6 +162,8 @@ class SF2F:
     """Side of the largest portrait, pixels."""
     return self.generator.decoder.sizes[-1]
 
+  generate_flags = ''
+
   @property
   def score(self) -> str:
     """What the best checkpoint has the least of: the paper's figures are chosen by it too."""

@@ -104,6 +104,7 @@ class Speech2Video:
   axis_name: str | None = None
 
   score = 'generated/l1'
+  generate_flags = ''
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'Speech2Video':

@@ -2,8 +2,8 @@
 
 Generator      masked pose + identity reference + speech -> the face, lower half redrawn     (3.1)
 Losses         (1 - a - b) L1 + b adversarial + a lip + c contrastive                 (3.2 to 3.4)
-               The last two need the lip expert, which is not here yet: a config that weighs them
-               is refused.
+               The last two come from the expert, which sees the real clip with the drawn faces
+               pasted in.
 Stages         0: L1 + adversarial, audio encoder frozen; 1: its last layers too; 2: lip and
                contrastive losses; the run ends with stage 3. A stage ends when the validation L1
                has not improved for `patience` + 1 evaluations.
@@ -16,7 +16,8 @@ Departures     The discriminator learns from its own loss alone; the official st
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -34,10 +35,11 @@ from tfg_jax.networks.avhubert import AVHubertEncoder
 from tfg_jax.networks.discriminator import QualityDiscriminator
 from tfg_jax.networks.face_unet import FaceUNet
 from tfg_jax.networks.mel_encoder import MelEncoder
-from tfg_jax.systems import base
+from tfg_jax.systems import base, lip_expert, lips
 
 # Stage 1 on, these layers of the audio encoder learn; the rest of it never does.
 _TUNED_LAYERS = 3
+_MOST_NEGATIVES = 100  # of the contrastive loss, per face
 _FPS = 25  # the rate of TalkLip's video, and of the global encoder's rows
 
 
@@ -59,14 +61,23 @@ class Settings:
   """The section `model` of a config. Sections of networks hold the fields of their modules."""
 
   audio: str  # 'local': 0.2 s of mel around the frame; 'global': AV-HuBERT on the utterance
+  # Workdir of a lip_expert run, or a converted avhubert_..._seq2seq. The lip and contrastive losses
+  # come from it, and the weights that the global audio encoder starts with.
+  expert: str = ''
+  # Multiplies the gradient that the expert sends back into the pictures; the loss weights are for
+  # this one, whatever the expert was trained with.
+  feature_grad_mult: float = 0.1
   audio_encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   face: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # FaceUNet
   discriminator: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  contrastive_features: int = 768  # of the contrastive head: the width of the expert
+  max_tokens: int = 200  # of a clip's text, with its end
   windows: int = 8  # per clip and training step
   window_frames: int = 5
   evaluation_windows: int = 8  # per clip; the official stride gives about 8
   loss: LossWeights = LossWeights()
   learning_rate: float = 1e-4  # of both players
+  final_rate: float = 1.0  # of the learning rate, at num_steps, down a cosine; officially constant
   b1: float = 0.5
   b2: float = 0.999
   patience: int = 5  # evaluations without a better score that a stage survives
@@ -79,9 +90,11 @@ class TalkLip:
   settings: Settings
   generator: networks.TalkLip
   discriminator: QualityDiscriminator
+  num_steps: int
   axis_name: str | None = None
 
   score = 'generated/l1'
+  generate_flags = '--video=F --audio=F --output=OUT.mp4'
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'TalkLip':
@@ -94,12 +107,21 @@ class TalkLip:
     if 'loss' in section:
       section['loss'] = configuration.read_section(LossWeights, section['loss'], 'model.loss')
     settings = configuration.read_section(Settings, section, 'model')
-    if settings.loss.lip or settings.loss.contrastive:
+    wants_expert = [
+      what
+      for what, wanted in (
+        (f'model.loss.lip={settings.loss.lip:g}', settings.loss.lip),
+        (f'model.loss.contrastive={settings.loss.contrastive:g}', settings.loss.contrastive),
+        ("model.audio='global'", settings.audio == 'global'),
+      )
+      if wanted
+    ]
+    if wants_expert and not settings.expert:
       raise errors.ConfigError(
-        f'model.loss has lip={settings.loss.lip:g} and contrastive={settings.loss.contrastive:g}, '
-        'but there is no lip expert to learn from yet.',
+        f'{wants_expert[0]} needs a lip expert, and model.expert is empty.',
         where='config',
-        hint='train without them: --config.model.loss.lip=0 --config.model.loss.contrastive=0',
+        hint='name the workdir of a lip_expert run or a converted avhubert_base_seq2seq: '
+        '--config.model.expert=DIR',
       )
     dtype = jnp.dtype(run.dtype)
     shared = dict(axis_name=axis_name, dtype=dtype)
@@ -127,9 +149,13 @@ class TalkLip:
         hint='give both one width per size, from the face size down to 3 pixels.',
       )
     generator = networks.TalkLip(
-      encoder, image=face, map_audio=settings.audio == 'global', dtype=dtype
+      encoder,
+      image=face,
+      contrastive=networks.ContrastiveHead(settings.contrastive_features, dtype=dtype),
+      map_audio=settings.audio == 'global',
+      dtype=dtype,
     )
-    return cls(settings, generator, discriminator, axis_name)
+    return cls(settings, generator, discriminator, run.num_steps, axis_name)
 
   # ------------------------------------------------------------------------------------------------
   # State
@@ -174,7 +200,60 @@ class TalkLip:
 
   @property
   def _optimizer(self) -> optax.GradientTransformation:
-    return optax.adam(self.settings.learning_rate, self.settings.b1, self.settings.b2)
+    settings = self.settings
+    rate = optax.cosine_decay_schedule(
+      settings.learning_rate, self.num_steps, alpha=settings.final_rate
+    )
+    return optax.adam(rate, settings.b1, settings.b2)
+
+  @property
+  def _reads_lips(self) -> bool:
+    return bool(self.settings.loss.lip or self.settings.loss.contrastive)
+
+  @functools.cached_property
+  def _reader(self) -> lip_expert.Reader:
+    reader = lip_expert.read(self.settings.expert)
+    encoder = reader.module.encoder.clone(feature_grad_mult=self.settings.feature_grad_mult)
+    return dataclasses.replace(reader, module=reader.module.clone(encoder=encoder))
+
+  @property
+  def sources(self) -> dict[str, str]:
+    """Folders of networks that `start` takes over."""
+    return {'expert': self.settings.expert} if self._reads_lips or self._hears_globally else {}
+
+  def start(self, state: base.State, sources: dict, batches: Iterable[dict]) -> base.State:
+    """On the host, before the first step: takes over the lip expert and its audio encoder.
+
+    Args:
+      state: fresh.
+      sources: what `pretrained.load` made of each of `self.sources`.
+      batches: of training clips; not needed here.
+
+    Raises:
+      CheckpointError: if the expert is no lip reader or does not fit.
+    """
+    del batches
+    if not sources:
+      return state
+    expert = sources['expert']
+    nets, frozen = dict(state.nets), dict(state.frozen)
+    if self._hears_globally:
+      fresh = self._variables(state)
+      fresh = {name: tree['audio_encoder'] for name, tree in fresh.items()}
+      taken = lips.take_encoder(fresh, expert)
+      tuned, frozen['audio'] = self._split_audio(taken)
+      nets['audio'] = nets['audio'].replace(params=tuned)
+    if self._reads_lips:
+      frozen['expert'] = lip_expert.variables(expert)
+      width = self._reader.module.encoder.width
+      if width != self.settings.contrastive_features:
+        raise errors.ConfigError(
+          f'model.contrastive_features is {self.settings.contrastive_features} and the expert has '
+          f'{width}.',
+          where='config',
+          hint=f'use {width}.',
+        )
+    return state.replace(nets=nets, frozen=frozen)
 
   def _split(self, variables):
     """The generator's variables as (learned from the start, tuned from stage 1 on, frozen)."""
@@ -182,17 +261,25 @@ class TalkLip:
       return variables, {}, {}
     params = dict(variables['params'])
     stats = dict(variables['batch_stats'])
-    encoder = traverse_util.flatten_dict(params.pop('audio_encoder'))
-    depth = self.generator.audio_encoder.depth
-    names = {f'layers_{i}' for i in range(max(depth - _TUNED_LAYERS, 0), depth)}
-    tuned = {path: x for path, x in encoder.items() if names & set(path)}
-    rest = {path: x for path, x in encoder.items() if path not in tuned}
-    frozen = {
-      'params': traverse_util.unflatten_dict(rest),
+    encoder = {
+      'params': params.pop('audio_encoder'),
       'batch_stats': stats.pop('audio_encoder', {}),
     }
-    learned = {'params': params, 'batch_stats': stats}
-    return learned, traverse_util.unflatten_dict(tuned), {'audio': frozen}
+    tuned, frozen = self._split_audio(encoder)
+    return {'params': params, 'batch_stats': stats}, tuned, {'audio': frozen}
+
+  def _split_audio(self, encoder):
+    """The global audio encoder's variables as (parameters tuned from stage 1 on, the rest)."""
+    params = traverse_util.flatten_dict(encoder['params'])
+    depth = self.generator.audio_encoder.depth
+    names = {f'layers_{i}' for i in range(max(depth - _TUNED_LAYERS, 0), depth)}
+    tuned = {path: x for path, x in params.items() if names & set(path)}
+    rest = {path: x for path, x in params.items() if path not in tuned}
+    frozen = {
+      'params': traverse_util.unflatten_dict(rest),
+      'batch_stats': encoder['batch_stats'],
+    }
+    return traverse_util.unflatten_dict(tuned), frozen
 
   def _variables(self, state: base.State, trained: dict | None = None):
     """The generator's whole variables; `trained` replaces the parameters of nets by name."""
@@ -222,10 +309,14 @@ class TalkLip:
   # ------------------------------------------------------------------------------------------------
 
   def sample(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Windows of consecutive frames to draw, and where their identity references start."""
-    return windows.training_windows(
+    """Windows of consecutive frames to draw, where their identity references start, and `tokens`
+    (max_tokens,) int32 for the expert to read."""
+    drawn = windows.training_windows(
       rng, len(clip.frames), self.settings.windows, self.settings.window_frames
     )
+    if self._reads_lips:
+      drawn['tokens'] = self._reader.vocabulary.encode(clip.text, self.settings.max_tokens)
+    return drawn
 
   def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Windows spread over the clip; the identity reference is its first frame."""
@@ -312,7 +403,7 @@ class TalkLip:
         index / _FPS,
         batch['frames'].shape[1],
         train=True,
-        dropout_key=state.step_key(self.axis_name),
+        dropout_key=lips.dropout_key(state, self.axis_name),
       )
       fake, updated = self.generator.apply(
         variables, face, embedding, train=True, method='render', mutable=['batch_stats']
@@ -327,6 +418,9 @@ class TalkLip:
         ),
       }
       total = weights.l1 * terms['l1'] + weights.adversarial * terms['adversarial']
+      if state.stage >= 2 and self._reads_lips:
+        terms |= self._read(state, variables, fake, embedding, batch, index, mask)
+        total += weights.lip * terms['lip'] + weights.contrastive * terms['contrastive']
       return total, (terms, stats, fake)
 
     trained = {name: state.nets[name].params for name in players}
@@ -359,6 +453,37 @@ class TalkLip:
       nets[name] = nets[name].update(g_grads[name], optimizer, stats=new_stats)
     nets['discriminator'] = discriminator.update(d_grads, optimizer)
     return state.replace(nets=nets), metrics
+
+  def _read(self, state, variables, fake, embedding, batch, index, mask):
+    """The losses of the frozen expert, which reads the clips with the drawn faces pasted in."""
+    clips, count = index.shape
+    faces = 255 * fake[..., ::-1].reshape(clips, count, *fake.shape[1:])
+    boxes = jnp.take_along_axis(batch['boxes'], index[..., None], axis=1)
+    hybrid = video_features.paste_faces(
+      batch['frames'].astype(jnp.float32), faces, boxes, index, mask.reshape(clips, count)
+    )
+    reader = self._reader
+    logits, seen = reader.module.apply(
+      state.frozen['expert'],
+      lip_expert.previous(batch['tokens']),
+      None,
+      reader.view(hybrid, batch['num_frames']),
+      lips.padding_mask(batch),
+      train=False,
+    )
+    seen = jnp.take_along_axis(seen, index[..., None], axis=1).reshape(clips * count, -1)
+    heard = self.generator.apply(variables, embedding, method='contrast')
+    negatives = losses.sample_negatives(
+      jax.random.fold_in(state.step_key(self.axis_name), 1),
+      len(heard),
+      min(_MOST_NEGATIVES, len(heard) // 2),
+    )
+    return {
+      'lip': losses.label_smoothed_cross_entropy(logits, batch['tokens'], axis_name=self.axis_name),
+      'contrastive': losses.contrastive_loss(
+        heard, seen, negatives, mask, axis_name=self.axis_name
+      ),
+    }
 
   def _judge(self, params, face):
     return self.discriminator.apply({'params': params}, face)
