@@ -116,6 +116,12 @@ def test_batches_have_fixed_shapes(source):
       }
 
 
+def test_systems_that_only_hear_get_no_frames(source):
+  (whole,), (heard,) = (take(train(source, decode_frames=x), 1) for x in (True, False))
+  assert_same([heard], [{name: x for name, x in whole.items() if name != 'frames'}])
+  assert 'frames' in whole and 'frames' not in heard
+
+
 def test_clips_are_padded_and_cut_in_step(source):
   for batch in take(evaluate(source, batch_size=1), CLIPS):
     index = int(batch['clip_index'][0])

@@ -153,6 +153,9 @@ def test_frames_keep_their_colours():
   (file,) = records.encode_jpegs(images)
   decoded = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
   np.testing.assert_allclose(decoded[0, 0], [0, 0, 200], atol=3)  # BGR
+  (file,) = records.encode_pngs(images)
+  decoded = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+  np.testing.assert_array_equal(decoded[..., ::-1], images[0])
 
 
 @pytest.mark.parametrize(
