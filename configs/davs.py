@@ -114,7 +114,7 @@ def get_config(variant='full'):
 
 def _make_small(c):
   """Puppets, narrow networks, and stages long enough to see each of them work."""
-  c.num_steps = 1600
+  c.num_steps = 1000
   c.log_every = 25
   c.data.update(
     batch_size=8,
@@ -136,7 +136,7 @@ def _make_small(c):
     words=len(_PUPPET_WORDS),
     persons=10,
     identity_steps=200,
-    word_steps=600,
+    word_steps=400,
     identity_encoder=dict(
       blocks=(1, 1, 1, 1, 1),
       widths=(8, 16, 24, 32, 48),
@@ -154,7 +154,12 @@ def _make_small(c):
     jitter=1,
     flip=False,  # puppets look to one side no more often than to the other
     evaluation_frames=9,
-    weights=dict(identity_words=2000.0 * len(_PUPPET_WORDS)),  # as much per class as of 500
+    weights=dict(
+      identity_words=2000.0 * len(_PUPPET_WORDS),  # as much per class as of 500
+      # At 1 and 5 the encoders hide their sense before they learn a word, and stay there.
+      word_stage_domain=0.1,
+      domain=0.5,
+    ),
     learning_rate=1e-3,
     audio_gain=1.0,  # gains and adaptation made up for a domain gap that puppets have not
     video_gain=1.0,

@@ -35,9 +35,15 @@ def one_batch(run, sample, batches=pipeline.train_batches, **settings):
     return next(stream)
 
 
+_shapes = {}  # of the states of twins, by their players: tracing one takes seconds
+
+
 def fresh(system, seed=0):
   """A state of noise: as good as `init`, without compiling it."""
-  shapes = jax.eval_shape(system.init, jax.random.key(0))
+  players = tuple(system.networks)
+  if players not in _shapes:
+    _shapes[players] = jax.eval_shape(system.init, jax.random.key(0))
+  shapes = _shapes[players]
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):
@@ -57,7 +63,9 @@ def fresh(system, seed=0):
     )
     for name, net in shapes.nets.items()
   }
-  return base.State.create(jax.random.key(seed), nets, stage=shapes.stage)
+  return base.State.create(
+    jax.random.key(seed), nets, stage=davs_players.stage_at(0, system.settings)
+  )
 
 
 def learned(before, after):

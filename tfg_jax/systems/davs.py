@@ -32,8 +32,6 @@ from tfg_jax.systems.davs_losses import Made, Verdicts, pick
 from tfg_jax.systems.davs_players import Passes
 from tfg_jax.systems.davs_speaker import HEADS, Speaker
 
-_WORD_STAGE_DOMAIN = 1.0  # weight of the domain terms in stage 1
-
 
 class DAVS(Speaker):
   """See the module; `from_config` builds it."""
@@ -193,7 +191,8 @@ class DAVS(Speaker):
         params = {'domain_classifier': state.nets['domain_classifier'].params}
         verdicts = self._domain(passes, params, *embedded[:2])
         terms |= davs_losses.defeats(self.settings, verdicts)
-      return davs_losses.total(self.settings, terms, domain=_WORD_STAGE_DOMAIN), terms
+      weight = self.settings.weights.word_stage_domain
+      return davs_losses.total(self.settings, terms, domain=weight), terms
 
     (total, terms), cotangents = jax.value_and_grad(loss, has_aux=True)(embedded)
     (grads,) = pullback(cotangents)

@@ -41,7 +41,8 @@ class Weights:
   image_adversarial: float = 0.0  # its twin for single frames; off in the released run
   contrastive: float = 1.0
   words: float = 1.0  # cross-entropy of the shared classifier, each sense
-  domain: float = 5.0  # each sense; 1 in stage 1
+  domain: float = 5.0  # each sense, in stage 2
+  word_stage_domain: float = 1.0  # the same in stage 1; as much as all else can stall small runs
   identity_words: float = 1e6  # Eq. 3 through C_p^w; 2000 times its sum over 500 words
   persons: float = 0.0  # Eq. 5 through C_w^p; the released code has none
 
