@@ -23,6 +23,7 @@ EXTRAS = {
   'puppet': PUPPET,
   'faces': FACES,
   'torch': ['torch>=2.2'],
+  'voices': ['webrtcvad-wheels>=2.0.14'],  # the voice activity detector that SF2F cut speech with
   'tpu': ['jax[tpu]>=0.7.2'],
   'cuda': ['jax[cuda12]>=0.7.2'],
 }
@@ -60,6 +61,7 @@ setuptools.setup(
     'opencv-python-headless>=4.9',  # JPEG, and the resize that the public data went through
     'optax>=0.2.4',
     'orbax-checkpoint>=0.11.20',
+    'pillow>=10',  # PNGs with a note that they are synthetic
     'protobuf>=4.25',
     'scikit-learn>=1.4',  # k-means of the lip expert's targets
     'soxr>=0.3',

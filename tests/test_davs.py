@@ -16,6 +16,8 @@ from tfg_jax.networks import davs as networks
 from tfg_jax.systems import base, davs_losses, davs_players
 from tfg_jax.systems.sources import Source
 
+pytestmark = pytest.mark.end_to_end  # compiles whole systems
+
 EMBEDDERS = {'lip_encoder', 'mfcc_encoder', 'word_classifier'}
 OPPONENTS = {'domain_classifier', 'identity_word_classifier', 'sequence_discriminator'}
 GENERATORS = EMBEDDERS | {'identity_encoder', 'decoder'}
@@ -119,7 +121,6 @@ def test_the_loss_falls_on_one_repeated_batch(joint):
   assert min(seen[-2:]) < 0.9 * seen[0]
 
 
-@pytest.mark.end_to_end
 def test_the_words_stage_trains_the_embedding_alone(toy_records):
   run, system = build(toy_records, 'words')
   state, batch = fresh(system), one_batch(run, system.sample, seed=0)
@@ -157,7 +158,6 @@ def test_a_variant_has_the_players_that_it_weighs(toy_records, variant, players)
   assert set(build(toy_records, variant)[1].networks) == players
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize(
   'variant', ['l1', 'tangled', 'paper', 'words_c', 'words_c+shared', 'words_c+adv', 'puppets']
 )
@@ -311,7 +311,6 @@ def test_a_flipped_clip_is_its_mirror_image_and_a_shifted_one_moves(evaluated):
   assert np.any(moved[0] != faces[0]) and np.array_equal(moved[1], faces[1])
 
 
-@pytest.mark.end_to_end
 def test_generate_draws_what_evaluation_sees(evaluated):
   system, state, batch = evaluated
   assert system.settings.audio_gain == 1.5 and system.settings.video_gain == 0.8
@@ -349,7 +348,6 @@ def with_settings(system, **changes):
   return type(system)(settings, system.networks, system.last_stage)
 
 
-@pytest.mark.end_to_end
 def test_adaptation_brings_the_person_nearer(evaluated):
   system, state, batch = evaluated
   inputs = {

@@ -15,6 +15,8 @@ from tfg_jax.metrics import text
 from tfg_jax.pytorch import converted
 from tfg_jax.systems import lip_expert
 
+pytestmark = pytest.mark.end_to_end  # compiles whole systems
+
 
 @pytest.fixture(scope='module')
 def config(toy_records):

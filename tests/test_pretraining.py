@@ -11,6 +11,8 @@ from tfg_jax.data import pipeline, records
 from tfg_jax.features import clusters
 from tfg_jax.systems.sources import Source
 
+pytestmark = pytest.mark.end_to_end  # compiles whole systems
+
 SPECIALS = 4
 
 

@@ -11,6 +11,8 @@ from tfg_jax.data import pipeline, records
 from tfg_jax.networks import sdfa as networks
 from tfg_jax.systems import sdfa
 
+pytestmark = pytest.mark.end_to_end  # compiles whole systems
+
 ANIMATORS = {'animator', 'frame_judge', 'sequence_judge', 'sync_judge'}
 
 

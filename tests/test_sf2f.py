@@ -14,6 +14,8 @@ from tfg_jax.features import voice
 from tfg_jax.systems import sf2f
 from tfg_jax.systems.sources import Source
 
+pytestmark = pytest.mark.end_to_end  # compiles whole systems
+
 FRAMES = 40  # of video: 1.6 s, 158 frames of log-mel
 
 
@@ -105,7 +107,6 @@ def passes(net):
   return {int(x) for name, x in statistics(net).items() if 'count' in name}
 
 
-@pytest.mark.end_to_end
 def test_in_stage_0_facenet_learns(everything):
   system, state, batch = everything
   new = assert_learning(system, state, batch, {'facenet'})
@@ -133,7 +134,6 @@ def test_the_baseline_learns_without_an_image_discriminator(build):
   assert_learning(system, state, one_batch(run, system), {'generator', 'identity_discriminator'})
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize('variant', configs.VARIANTS)
 def test_every_variant_takes_a_step(build, variant):
   """Traced, not computed: the networks differ from those of the tests above in size and number."""
@@ -237,7 +237,6 @@ def fused(build):
   return system, fresh(system, sf2f.FUSION), one_batch(run, system, train=False)
 
 
-@pytest.mark.end_to_end
 def test_evaluation_numbers(fused):
   system, state, batch = fused
   numbers = jax.jit(system.eval_step)(state, batch)

@@ -16,6 +16,8 @@ from tfg_jax.features import speech
 from tfg_jax.networks.cpc import CPC
 from tfg_jax.systems import speech2video
 
+pytestmark = pytest.mark.end_to_end  # compiles whole systems
+
 EXPERTS = {'cpc', 'identity_teacher', 'emotion_teacher', 'observer'}
 STUDENTS = {'identity_student', 'emotion_student'}
 COMPOSERS = {
@@ -244,7 +246,6 @@ def test_a_run_exports_its_experts(run):
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.end_to_end
 def test_a_run_goes_through_all_stages_and_can_be_broken_off(config, tmp_path):
   one = jax.devices()[:1]
   assert train.train_and_evaluate(config(num_steps=4), tmp_path, devices=one)
@@ -258,7 +259,6 @@ def test_a_run_goes_through_all_stages_and_can_be_broken_off(config, tmp_path):
   assert (tmp_path / 'samples' / 'step_000000006_clip_0.mp4').exists()
 
 
-@pytest.mark.end_to_end
 @pytest.mark.parametrize('stage', [1, 2])
 def test_pmap_trains_as_jit_does(run, config, stage):
   _, batch, steps = run

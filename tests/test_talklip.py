@@ -38,6 +38,7 @@ def heard_globally(twin, expert_workdir):
   return system, started(run, system), one_batch(run, system.sample, seed=0)
 
 
+@pytest.mark.end_to_end
 def test_the_audio_encoder_starts_as_that_of_the_expert(heard_globally, expert_workdir):
   system, state, _ = heard_globally
   expected = pretrained.load(expert_workdir).nets['encoder']['params']
@@ -58,6 +59,7 @@ def changed(before, after):
   return {name for name, differs in parts.items() if differs}
 
 
+@pytest.mark.end_to_end
 def test_the_audio_encoder_rests_in_stage_0(heard_globally):
   system, state, batch = heard_globally
   assert set(state.nets) == {'generator', 'discriminator', 'audio'}
@@ -70,6 +72,7 @@ def test_the_audio_encoder_rests_in_stage_0(heard_globally):
   assert all(np.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.end_to_end
 def test_its_last_three_layers_learn_from_stage_1_on(heard_globally):
   system, state, batch = heard_globally
   new, _ = jax.jit(system.train_step)(state.replace(stage=1), batch)
@@ -86,6 +89,7 @@ def test_its_last_three_layers_learn_from_stage_1_on(heard_globally):
   assert int(new.nets['audio'].opt_state[0].count) == 1
 
 
+@pytest.mark.end_to_end
 def test_the_exported_generator_is_whole(heard_globally):
   system, state, _ = heard_globally
   variables = system.export(state, 'talklip_generator')
@@ -100,6 +104,7 @@ def test_the_exported_generator_is_whole(heard_globally):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.end_to_end
 def test_the_expert_teaches_in_stage_2_only(heard_globally):
   system, state, batch = heard_globally
   step = jax.jit(system.train_step)
@@ -123,6 +128,7 @@ def test_the_expert_teaches_in_stage_2_only(heard_globally):
   assert not changed(state.frozen['expert'], after.frozen['expert'])
 
 
+@pytest.mark.end_to_end
 def test_the_expert_reads_the_real_clip_where_nothing_is_pasted(heard_globally, expert_workdir):
   system, state, batch = heard_globally
   target, _, index, mask = system._window_inputs(batch)
@@ -180,6 +186,7 @@ def test_a_config_that_needs_an_expert_and_has_none_is_refused(twin, variant, ch
     build(twin(variant, **changes))
 
 
+@pytest.mark.end_to_end
 def test_an_expert_of_another_width_is_refused(twin, expert_workdir):
   changes = {'model.expert': str(expert_workdir), 'model.contrastive_features': 8}
   run, system = build(twin('l+c', **changes))
