@@ -61,7 +61,7 @@ def expert_workdir(toy_records, tmp_path_factory):
   run = configuration.resolve(config)
   state = jax.jit(systems.build(run, axis_name=None).init)(jax.random.key(0))
   with checkpoints.Checkpoints(workdir, run.checkpoint) as saved:
-    saved.save(state, checkpoints.Progress())
+    saved.save(state, checkpoints.Progress({}))
   return workdir
 
 

@@ -450,8 +450,8 @@ def test_converted_networks_are_taken_over(toy_records, tmp_path):
   state, other = fresh(system), fresh(system, seed=1)
 
   sources = {
-    name: Source(tmp_path, {'encoder': system.export(other, f'davs_{name}')})
-    for name in ('decoder', 'classifiers')
+    name: Source(tmp_path, {public: system.export(other, public)}, public)
+    for name, public in (('decoder', 'davs_decoder'), ('classifiers', 'davs_classifiers'))
   }
   begun = system.start(state, sources, ())
   heads = {'word_classifier', 'domain_classifier', 'identity_word_classifier'}

@@ -260,8 +260,8 @@ def test_a_converted_encoder_is_no_reader(tmp_path):
   conversion = converted.Conversion('avhubert_base_encoder', 'x.pt', '0')
   converted.save(tmp_path / 'encoder', tree, conversion)
   source = pretrained.load(tmp_path / 'encoder')
-  assert_same(source.nets['encoder']['params'], tree['params'])
-  with pytest.raises(errors.CheckpointError, match='it holds encoder and is no lip reader'):
+  assert_same(source.called('encoder').nets['encoder']['params'], tree['params'])
+  with pytest.raises(errors.CheckpointError, match='avhubert_base_encoder and is no lip reader'):
     lip_expert.variables(source)
   with pytest.raises(
     errors.CheckpointError, match='this is a converted avhubert_base_encoder, and'

@@ -685,14 +685,19 @@ def test_help_imports_neither_jax_nor_tensorflow():
 
 def started_command(directory):
   """Starts the command with two workers in a group of its own, and waits for its first clips."""
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'data_prep.puppet', f'--output={directory}', *SLOW],
-    stderr=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-    start_new_session=True,
-    cwd=ROOT,
-  )
+  # As from a terminal: a job in the background of a script ignores Ctrl-C, and so do its children.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    process = subprocess.Popen(
+      [sys.executable, '-m', 'data_prep.puppet', f'--output={directory}', *SLOW],
+      stderr=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+      cwd=ROOT,
+    )
+  finally:
+    signal.signal(signal.SIGINT, before)
   shown = ''
   while not re.search(r'[1-9]\d*/24', shown):
     shown += process.stderr.read(1)

@@ -10,10 +10,20 @@ import pytest
 from noise import noisy_variables
 
 from configs import speech2video as configs
-from tfg_jax import configuration, errors, losses, partition, systems, train, trained
+from tfg_jax import (
+  configuration,
+  errors,
+  losses,
+  partition,
+  pretrained,
+  systems,
+  train,
+  trained,
+)
 from tfg_jax.data import pipeline, records
 from tfg_jax.features import speech
 from tfg_jax.networks.cpc import CPC
+from tfg_jax.pytorch import converted
 from tfg_jax.systems import speech2video
 
 pytestmark = pytest.mark.end_to_end  # compiles whole systems
@@ -325,22 +335,15 @@ def test_every_stage_of_a_published_config_can_be_traced(config, variant):
     assert sizes['emotion_teacher'] == pytest.approx(26.0e6, rel=0.01)
 
 
-class Source:
-  """As `systems.sources.Source`, of a converted network."""
-
-  conversion = 'something'
-
-  def replace(self, fresh, net):
-    assert net == 'encoder'
-    return jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), fresh)
-
-
-def test_given_experts_are_frozen(config):
-  system = build(config(**{'model.experts.weights.cpc': 'folder'}))
-  assert system.sources == {'cpc': 'folder'}
+def test_given_experts_are_frozen(config, tmp_path):
+  folder = tmp_path / 'cpc'
+  system = build(config(**{'model.experts.weights.cpc': str(folder)}))
+  assert system.sources == {'cpc': str(folder)}
   state = fresh_state(system)
   assert 'cpc' not in state.nets and 'cpc' in state.frozen
-  state = system.start(state, {'cpc': Source()}, [])
+  weights = jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), state.frozen['cpc'])
+  converted.save(folder, weights, converted.Conversion('cpc_audio', 'x.pt', '0'))
+  state = system.start(state, {'cpc': pretrained.load(folder)}, [])
   assert all(np.all(x == 7) for x in jax.tree.leaves(system.export(state, 'cpc_audio')))
 
 

@@ -1,6 +1,7 @@
 """The loop: what it computes on any devices, how it resumes, and when it stops."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,32 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(twin, trained_workd
   assert progress == expected
   lines = [(d / 'metrics.jsonl').read_text() for d in (tmp_path, trained_workdir)]
   assert lines[0] == lines[1]
+
+
+def saved_and_restored(expert, workdir):
+  """A state with a frozen expert, after two saves."""
+  state = state_of_one_number().replace(frozen={'expert': {'w': expert}})
+  with checkpoints.Checkpoints(workdir, configuration.Checkpoint()) as saved:
+    for step in (1, 2):
+      saved.save(state.replace(step=jnp.int32(step)), checkpoints.Progress({}))
+  abstract = checkpoints.abstract_state(lambda key: state, state.key, expert.sharding)
+  with checkpoints.Checkpoints(workdir, configuration.Checkpoint(), read_only=True) as saved:
+    return saved.restore(2, abstract)[0]
+
+
+def test_what_a_killed_run_left_frozen_is_overwritten(tmp_path):
+  saved_and_restored(jnp.ones(2), tmp_path)
+  shutil.rmtree(tmp_path / 'checkpoints')  # as if killed before the first one was whole
+  state = saved_and_restored(jnp.zeros(2), tmp_path)
+  np.testing.assert_array_equal(state.frozen['expert']['w'], [0, 0])
+
+
+def test_an_expert_cannot_join_later(twin, trained_workdir, expert_workdir, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained_workdir, workdir)
+  config = twin('l', num_steps=6, **{'model.expert': str(expert_workdir)})
+  with pytest.raises(errors.CheckpointError, match='the run was begun without the expert of'):
+    train.train_and_evaluate(config, workdir, devices=jax.devices()[:1])
 
 
 def test_a_finished_run_has_nothing_left_to_do(twin, trained_workdir, capsys):

@@ -1,7 +1,7 @@
 """Orbax checkpoints of a run: the state, the position in the data, and what the loop still owes.
 
   workdir/checkpoints/000000001200/state   step, PRNG key, networks, optimisers, schedule
-  workdir/checkpoints/000000001200/run     stage, data position, metrics not yet written (JSON)
+  workdir/checkpoints/000000001200/run     stage, sources, data position, unwritten metrics (JSON)
   workdir/frozen/NAME                      variables that no optimiser touches, saved once
 
 Saving is asynchronous. The latest N are kept, and the best by the system's score.
@@ -26,6 +26,7 @@ _SCORE = 'score'
 class Progress:
   """What a checkpoint knows besides the state."""
 
+  sources: dict[str, str]  # `System.sources` when the run began
   data_position: Any = None  # JSON; None before the first batch
   pending_metrics: tuple = ()  # (step, {name: number}) that no file holds yet
 
@@ -41,6 +42,7 @@ class Checkpoints:
     read_only: bool = False,
   ):
     workdir = pathlib.Path(workdir).absolute()
+    self.workdir = workdir
     self._frozen = workdir / 'frozen'
     keep = [checkpoint_managers.LatestN(settings.keep)]
     if settings.keep_best:
@@ -84,10 +86,12 @@ class Checkpoints:
 
   def save(self, state: base.State, progress: Progress, *, score: float | None = None):
     """Copies the state off the devices and saves it in the background."""
+    # What a run left that was killed before its first checkpoint was whole may be another's.
+    is_first = self.latest_step is None
     for name, variables in state.frozen.items():
-      if not (self._frozen / name).exists():
+      if is_first or not (self._frozen / name).exists():
         with ocp.StandardCheckpointer() as checkpointer:
-          checkpointer.save(self._frozen / name, variables)
+          checkpointer.save(self._frozen / name, variables, force=True)
     self._manager.save(
       int(state.step),
       args=ocp.args.Composite(
@@ -134,7 +138,7 @@ class Checkpoints:
     run = restored.run
     state = abstract.replace(**restored.state, frozen=frozen, stage=run['stage'])
     pending = tuple((step, row) for step, row in run['pending_metrics'])
-    return state, Progress(data_position=run['data_position'], pending_metrics=pending)
+    return state, Progress(run['sources'], run['data_position'], pending)
 
   def _restore_frozen(self, abstract, *, all_frozen):
     wanted = dict(abstract.frozen)

@@ -95,9 +95,9 @@ class Run:
   dtype: str = 'float32'  # of the computation; parameters, statistics and losses stay float32
   log_every: int = 50  # steps
   max_skipped_in_row: int = 20  # steps with a non-finite number before the run stops
-  data: Data
-  checkpoint: Checkpoint
-  evaluation: Evaluation
+  data: Data = dataclasses.field(default_factory=Data)
+  checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+  evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
 
   def __post_init__(self):
     _check_positive(self, '', 'num_steps', 'log_every', 'max_skipped_in_row')
@@ -115,14 +115,11 @@ def resolve(config: ml_collections.ConfigDict) -> Run:
   Raises:
     ConfigError: naming the key, its value and what would work.
   """
-  values = config.to_dict()
-  for name, section in (('data', Data), ('checkpoint', Checkpoint), ('evaluation', Evaluation)):
-    values[name] = read_section(section, values.get(name, {}), name)
-  return read_section(Run, values, '')
+  return read_section(Run, config.to_dict(), '')
 
 
 def read_section(section: type, values: Mapping[str, Any], name: str):
-  """Fills the dataclass `section` from a mapping; lists become tuples.
+  """Fills the dataclass `section`, and those inside it, from a mapping; lists become tuples.
 
   Raises:
     ConfigError: for an unknown, missing or wrongly typed key; `name` says where the section stands.
@@ -161,7 +158,10 @@ def _check_known(values, known, name):
 def _typed(name, value, field):
   """Checks a value against the field's annotation; ints may stand for floats."""
   kind = get_origin(field.type) or field.type
-  if kind is tuple:
+  if dataclasses.is_dataclass(kind):
+    if isinstance(value, Mapping):
+      return read_section(kind, value, name)
+  elif kind is tuple:
     if isinstance(value, (list, tuple)):
       return tuple(value)
   elif kind is float:

@@ -24,14 +24,13 @@ def load(folder: str | pathlib.Path) -> Source:
   folder = pathlib.Path(folder).absolute()
   if converted.is_converted(folder):
     variables, conversion = converted.load(folder)
-    # Public checkpoints of whole readers hold both networks; the others are encoders.
-    nets = {'encoder': variables}
+    nets = {conversion.network: variables}
     if conversion.network.endswith('_seq2seq'):
       nets = {
         name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
         for name in ('encoder', 'decoder')
       }
-    return Source(folder, nets)
+    return Source(folder, nets, conversion.network)
   run = configuration.resolve(trained.read_config(folder))
   with checkpoints.Checkpoints(folder, run.checkpoint, read_only=True) as saved:
     step = saved.best_step

@@ -90,16 +90,18 @@ def train_and_evaluate(
         if done % run.log_every == 0:
           _check_finite(state, run)
 
-        score = None
-        if done % run.evaluation.every == 0 or done == run.num_steps:
+        evaluated, score = done % run.evaluation.every == 0 or done == run.num_steps, None
+        if evaluated:
           results = evaluation.run(state)
           report.scalars(done, results.means)
           evaluation.show_samples(state, report)
           results.save(workdir)
           state = system.on_evaluation(state, results.means)
-          score = results.means[system.score]
-        if score is not None or done % run.checkpoint.every == 0 or stop.requested:
-          progress = checkpoints.Progress(feed.get_state(), report.pending())
+          score = results.means.get(system.score)
+        if evaluated or done % run.checkpoint.every == 0 or stop.requested:
+          progress = checkpoints.Progress(
+            progress.sources, data_position=feed.get_state(), pending_metrics=report.pending()
+          )
           saved.save(state, progress, score=score)
         if system.finished(state):
           reporting.say(f'The schedule has ended after step {done}.')
@@ -145,9 +147,19 @@ def _start(run, system, place, saved, source) -> tuple[base.State, checkpoints.P
     settings = {**run.data.per_process, 'process_index': 0, 'process_count': 1}
     with pipeline.train_batches(source, sample=system.sample, seed=run.seed, **settings) as batches:
       state = system.start(state, sources, batches)
-    return jax.device_put(state, place.whole), checkpoints.Progress()
+    return jax.device_put(state, place.whole), checkpoints.Progress(dict(system.sources))
   abstract = checkpoints.abstract_state(system.init, key, place.whole)
   state, progress = saved.restore(saved.latest_step, abstract, all_frozen=True)
+  for name, folder in system.sources.items():
+    if name not in progress.sources:
+      raise errors.CheckpointError(
+        f'the run was begun without the {name} of {folder}, and networks are taken over only when '
+        'a run begins.',
+        where=saved.workdir,
+        hint='use the config that the run was started with, or another --workdir.',
+      )
+    if progress.sources[name] != folder:
+      reporting.say(f'The {name} stays the one that was taken over from {progress.sources[name]}.')
   reporting.say(f'Going on after step {int(state.step)} of {run.num_steps}.')
   return state, progress
 

@@ -86,7 +86,7 @@ class AVHubert:
     Raises:
       ConfigError: for unknown keys or values that cannot be.
     """
-    settings = lips.read_settings(Settings, run, view=lips.View, targets=Targets)
+    settings = lips.read_settings(Settings, run)
     targets = settings.targets
     shared = dict(axis_name=axis_name, dtype=jnp.dtype(run.dtype))
     encoder = configuration.build_module(

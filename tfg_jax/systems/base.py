@@ -82,7 +82,9 @@ class System(Protocol):
 
   face_size: int  # side of the face crops that `generate` takes and gives, pixels
   generate_flags: str  # of `python -m tfg_jax.generate` for this system; '' if it draws nothing
-  score: str  # the evaluation result that decides which checkpoint is best; lower is better
+  # The evaluation result that decides which checkpoint is best, lower is better; evaluations
+  # without it do not compete.
+  score: str
 
   sources: Mapping[str, str]  # name -> folder of another run or of a converted network, for `start`
 

@@ -116,7 +116,7 @@ class DAVS(Speaker):
     """
     del batches
     for called, source in sources.items():
-      held = _held_by(called, source)
+      held = _players(called, source)
       shared = sorted(set(held.nets) & set(state.nets))
       if not shared:
         raise errors.CheckpointError(
@@ -318,17 +318,12 @@ class DAVS(Speaker):
     return Verdicts(**said), stats
 
 
-def _held_by(name, source):
-  """A source whose networks have the names of players, also where it is a converted network: those
-  come as 'encoder' and are what the source is called."""
-  if set(source.nets) != {'encoder'}:
-    return source
-  variables = source.nets['encoder']
-  if name == 'classifiers':
-    # The other heads of the manifest are not in the released checkpoint.
-    heads = ('words', 'domain', 'identity_words')
-    nets = {HEADS[head]: {'params': variables['params'][head]} for head in heads}
-  else:
-    nets = {name: variables}
-  nets = {player: {'batch_stats': {}, **variables} for player, variables in nets.items()}
+def _players(called, source):
+  """The networks of a source by player; the public classifiers are several heads in one."""
+  if source.public != 'davs_classifiers':
+    return source.called(called)
+  (variables,) = source.nets.values()
+  # The other heads of the manifest are not in the released checkpoint.
+  heads = ('words', 'domain', 'identity_words')
+  nets = {HEADS[head]: {'params': variables['params'][head], 'batch_stats': {}} for head in heads}
   return dataclasses.replace(source, nets=nets)

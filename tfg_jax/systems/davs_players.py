@@ -131,10 +131,7 @@ def build(run: configuration.Run, axis_name: str | None):
   Raises:
     ConfigError: for unknown keys or values that cannot be.
   """
-  section = dict(run.model)
-  if 'weights' in section:
-    section['weights'] = configuration.read_section(Weights, section['weights'], 'model.weights')
-  settings = configuration.read_section(Settings, section, 'model')
+  settings = configuration.read_section(Settings, run.model, 'model')
   last = stage_at(run.num_steps - 1, settings)
   _check(settings, run, last)
   shared = dict(axis_name=axis_name, dtype=jnp.dtype(run.dtype))

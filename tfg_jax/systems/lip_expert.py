@@ -158,7 +158,7 @@ class LipExpert:
       ConfigError: for unknown keys or values that cannot be.
       DataError: if the tokenizer cannot be read.
     """
-    settings = lips.read_settings(Settings, run, view=lips.View)
+    settings = lips.read_settings(Settings, run)
     lips.check_warmup(settings.warmup, run.num_steps)
     if not 0 <= settings.ctc < 1:
       raise errors.ConfigError(

@@ -59,8 +59,8 @@ class View:
       )
 
 
-def read_settings(kind: type, run: configuration.Run, **sections: type):
-  """The section `model` of a config as the dataclass `kind`, with `sections` inside it.
+def read_settings(kind: type, run: configuration.Run):
+  """The section `model` of a config as the dataclass `kind`.
 
   Raises:
     ConfigError: as `configuration.read_section` does, or if `view` or the rates do not fit.
@@ -71,11 +71,7 @@ def read_settings(kind: type, run: configuration.Run, **sections: type):
       where='config',
       hint=f'AV-HuBERT reads {FPS:g} and {audio_features.SAMPLE_RATE}: prepare the corpus so.',
     )
-  values = dict(run.model)
-  for name, section in sections.items():
-    if name in values:
-      values[name] = configuration.read_section(section, values[name], f'model.{name}')
-  settings = configuration.read_section(kind, values, 'model')
+  settings = configuration.read_section(kind, run.model, 'model')
   settings.view.check(run.data.height, run.data.width)
   return settings
 

@@ -97,11 +97,7 @@ class SDFA:
     Raises:
       ConfigError: for unknown keys or values that cannot be.
     """
-    section = dict(run.model)
-    for name, kind in (('loss', LossWeights), ('learning_rates', LearningRates)):
-      if name in section:
-        section[name] = configuration.read_section(kind, section[name], f'model.{name}')
-    settings = configuration.read_section(Settings, section, 'model')
+    settings = configuration.read_section(Settings, run.model, 'model')
     if settings.reference not in ('image', 'voice'):
       raise errors.ConfigError(
         f'model.reference is {settings.reference!r}.',

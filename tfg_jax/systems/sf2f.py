@@ -104,10 +104,7 @@ class SF2F:
     Raises:
       ConfigError: for unknown keys or values that cannot be.
     """
-    section = dict(run.model)
-    if 'loss' in section:
-      section['loss'] = configuration.read_section(LossWeights, section['loss'], 'model.loss')
-    settings = configuration.read_section(Settings, section, 'model')
+    settings = configuration.read_section(Settings, run.model, 'model')
     _check(run, settings)
     dtype = jnp.dtype(run.dtype)
     shared = dict(axis_name=axis_name, dtype=dtype)
@@ -232,9 +229,7 @@ class SF2F:
     del batches
     nets, frozen = dict(state.nets), dict(state.frozen)
     if 'facenet' in taken:
-      source = taken['facenet']
-      name = 'facenet' if 'facenet' in source.nets else 'encoder'  # of a run, or converted
-      frozen['facenet'] = source.replace(frozen['facenet'], name)
+      frozen['facenet'] = taken['facenet'].replace(frozen['facenet'], 'facenet')
     if 'portraits' in taken:
       for name in sorted(nets.keys() & (_DRAWN | {'facenet'})):
         found = taken['portraits'].replace(
@@ -567,7 +562,7 @@ class SF2F:
     Rows: 'ground_truth', 'silence' (what is drawn where nobody speaks), 'generated' from 1.25 s and
     'fused' from many windows. `cosine` and `l1` (the sum over dimensions) are of FaceNet's
     embeddings, `pixels` the mean difference in [0, 1]. While FaceNet itself learns, in stage 0,
-    `l1` is as large as it can be.
+    there is no `l1`: what it finds alike then would make the best checkpoint.
     """
     true = self.real(batch['portrait'])[-1]
     quiet = jnp.full((1, voice.WINDOW, voice.MEL_BINS), voice.PADDING)
@@ -578,11 +573,10 @@ class SF2F:
     for name, image in rows.items():
       seen = self.embed_faces(state, image)
       numbers[f'{name}/cosine'] = jnp.sum(seen * meant, -1)
-      numbers[f'{name}/l1'] = jnp.abs(seen - meant).sum(-1)
+      if state.stage != FACES:
+        numbers[f'{name}/l1'] = jnp.abs(seen - meant).sum(-1)
       difference = portrait.to_uint8(image).astype(jnp.float32) - portrait.to_uint8(true)
       numbers[f'{name}/pixels'] = jnp.abs(difference).mean((1, 2, 3)) / 255
-      if state.stage == FACES:
-        numbers[f'{name}/l1'] = jnp.full(len(true), 2 * math.sqrt(self.facenet.features))
     return numbers
 
   def summary(self, results: dict[str, float]) -> str:

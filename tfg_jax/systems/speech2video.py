@@ -113,11 +113,7 @@ class Speech2Video:
     Raises:
       ConfigError: for unknown keys or values that cannot be.
     """
-    section = dict(run.model)
-    for name, kind in (('loss', LossWeights), ('learning_rates', LearningRates)):
-      if name in section:
-        section[name] = configuration.read_section(kind, section[name], f'model.{name}')
-    settings = configuration.read_section(Settings, section, 'model')
+    settings = configuration.read_section(Settings, run.model, 'model')
     dtype = jnp.dtype(run.dtype)
 
     def build(name, module, **fixed):

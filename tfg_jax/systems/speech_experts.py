@@ -188,12 +188,8 @@ class Experts:
 
   def start(self, state: base.State, sources: Mapping[str, Any]) -> base.State:
     """The state with the weights of the sources; see `systems.sources.Source`."""
-    frozen = dict(state.frozen)
-    for expert, source in sources.items():
-      # A converted network is called 'encoder'; a run has its own names.
-      net = 'encoder' if source.conversion else expert
-      frozen[expert] = source.replace(frozen[expert], net)
-    return state.replace(frozen=frozen)
+    taken = {name: source.replace(state.frozen[name], name) for name, source in sources.items()}
+    return state.replace(frozen=state.frozen | taken)
 
   def variables(self, state: base.State, name: str) -> dict[str, Any]:
     """The variables of one expert as its module takes them."""

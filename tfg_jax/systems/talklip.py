@@ -103,10 +103,7 @@ class TalkLip:
     Raises:
       ConfigError: for unknown keys or values that cannot be.
     """
-    section = dict(run.model)
-    if 'loss' in section:
-      section['loss'] = configuration.read_section(LossWeights, section['loss'], 'model.loss')
-    settings = configuration.read_section(Settings, section, 'model')
+    settings = configuration.read_section(Settings, run.model, 'model')
     wants_expert = [
       what
       for what, wanted in (
