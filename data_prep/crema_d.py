@@ -21,6 +21,7 @@ import re
 import numpy as np
 from absl import app, flags
 
+from data_prep import shards
 from tfg_jax import errors
 from tfg_jax.errors import ConfigError, DataError
 
@@ -221,7 +222,6 @@ def prepare(directory, output, *, split_by='clip', seed=0, size=192, workers=1, 
   Raises:
     ConfigError: for settings that cannot work.
   """
-  from data_prep import shards
   from tfg_jax.data import records
 
   if split_by not in ('clip', 'actor'):
@@ -263,11 +263,7 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
-  for name in ('input', 'output'):
-    if not values[name].value:
-      raise ConfigError(f'--{name} is missing', hint='see --help')
+  errors.check_arguments(argv, values, 'input', 'output')
   info, skipped = prepare(
     values.input,
     values.output,
@@ -276,8 +272,7 @@ def main(argv, values=flags.FLAGS):
     size=values.size,
     workers=values.workers,
   )
-  counts = ', '.join(f'{split} {sum(number)}' for split, number in sorted(info.clips.items()))
-  print(f'{values.output}: {counts} clips; {skipped} left out (skipped.jsonl says why)')
+  print(shards.summary(values.output, info, skipped))
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ import os
 import numpy as np
 from absl import app, flags
 
+from data_prep import shards
 from tfg_jax import errors
 from tfg_jax.errors import ConfigError, DataError
 
@@ -226,7 +227,6 @@ def prepare(directory, speech, output, *, size=128, workers=1, progress=True):
   Raises:
     ConfigError: for a size that no network draws.
   """
-  from data_prep import shards
   from tfg_jax.data import records
 
   if size not in (64, 128, 256):
@@ -255,20 +255,12 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
-  for name in ('input', 'speech', 'output'):
-    if not values[name].value:
-      raise ConfigError(f'--{name} is missing', hint='see --help')
+  errors.check_arguments(argv, values, 'input', 'speech', 'output')
   info, skipped = prepare(
     values.input, values.speech, values.output, size=values.size, workers=values.workers
   )
-  people = info.preparation['people']
-  counts = ', '.join(
-    f'{split} {sum(number)} of {people[split]} people'
-    for split, number in sorted(info.clips.items())
-  )
-  print(f'{values.output}: {counts}; {skipped} left out (skipped.jsonl says why)')
+  people = sum(info.preparation['people'].values())
+  print(shards.summary(values.output, info, skipped, unit=f'clips of {people} people'))
 
 
 if __name__ == '__main__':

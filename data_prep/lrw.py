@@ -18,6 +18,7 @@ import os
 import numpy as np
 from absl import app, flags
 
+from data_prep import shards
 from tfg_jax import errors
 from tfg_jax.errors import ConfigError, DataError
 
@@ -114,7 +115,6 @@ def make_clip(source: Source, *, detector=None):
 
 def prepare(directory, output, *, workers=1, progress=True):
   """Writes the corpus as records; see `shards.write_corpus` for what it returns and raises."""
-  from data_prep import shards
   from tfg_jax import alignment
   from tfg_jax.data import records
 
@@ -140,16 +140,11 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
-  for name in ('input', 'output'):
-    if not values[name].value:
-      raise ConfigError(f'--{name} is missing', hint='see --help')
+  errors.check_arguments(argv, values, 'input', 'output')
   if not os.path.isdir(values.input):
     raise ConfigError(f'--input={values.input} is not a folder', hint='give that of lipread_mp4')
   info, skipped = prepare(values.input, values.output, workers=values.workers)
-  counts = ', '.join(f'{split} {sum(number)}' for split, number in sorted(info.clips.items()))
-  print(f'{values.output}: {counts} clips; {skipped} left out (skipped.jsonl says why)')
+  print(shards.summary(values.output, info, skipped))
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 from absl import app, flags
 
+from data_prep import shards
 from tfg_jax import errors
 from tfg_jax.errors import ConfigError, DataError, MediaError
 
@@ -119,7 +120,6 @@ def prepare(directory, output, *, licence, valid_share=0.05, workers=1, progress
   Raises:
     ConfigError: for settings that cannot work.
   """
-  from data_prep import shards
   from tfg_jax import alignment
   from tfg_jax.data import records
 
@@ -149,11 +149,7 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
-  for name in ('input', 'output', 'licence'):
-    if not values[name].value:
-      raise ConfigError(f'--{name} is missing', hint='see --help')
+  errors.check_arguments(argv, values, 'input', 'output', 'licence')
   if not os.path.isdir(values.input):
     raise ConfigError(f'--input={values.input} is not a folder', hint='see --help')
   info, skipped = prepare(
@@ -163,8 +159,7 @@ def main(argv, values=flags.FLAGS):
     valid_share=values.valid_share,
     workers=values.workers,
   )
-  counts = ', '.join(f'{split} {sum(number)}' for split, number in sorted(info.clips.items()))
-  print(f'{values.output}: {counts} pictures; {skipped} left out (skipped.jsonl says why)')
+  print(shards.summary(values.output, info, skipped, unit='pictures'))
 
 
 if __name__ == '__main__':

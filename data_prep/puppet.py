@@ -315,10 +315,7 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
-  if not values.output:
-    raise ConfigError('--output is missing', hint='name a directory for the corpus')
+  errors.check_arguments(argv, values, 'output')
   from data_prep.puppets.clip import Settings
   from data_prep.puppets.script import read_words
 

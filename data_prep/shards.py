@@ -77,6 +77,12 @@ def write_corpus(
   return info, left_out
 
 
+def summary(directory, info, left_out: int, *, unit: str = 'clips') -> str:
+  """What `write_corpus` made, in a line for people."""
+  counts = ', '.join(f'{split} {sum(number)}' for split, number in sorted(info.clips.items()))
+  return f'{directory}: {counts} {unit}; {left_out} left out ({SKIPPED_FILE} says why)'
+
+
 def _run(todo, workers):
   if workers <= 1:
     yield from map(_make_shard, todo)

@@ -18,6 +18,7 @@ import zlib
 import numpy as np
 from absl import app, flags
 
+from data_prep import shards
 from tfg_jax import errors
 from tfg_jax.errors import ConfigError, DataError
 
@@ -115,7 +116,6 @@ def prepare(
   Raises:
     ConfigError: for settings that cannot work.
   """
-  from data_prep import shards
   from tfg_jax.data import records
 
   if not 32 <= size <= 224:
@@ -153,11 +153,7 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
-  for name in ('input', 'output'):
-    if not values[name].value:
-      raise ConfigError(f'--{name} is missing', hint='see --help')
+  errors.check_arguments(argv, values, 'input', 'output')
   info, skipped = prepare(
     values.input,
     values.output,
@@ -166,8 +162,7 @@ def main(argv, values=flags.FLAGS):
     max_frames=values.max_frames,
     workers=values.workers,
   )
-  counts = ', '.join(f'{split} {sum(number)}' for split, number in sorted(info.clips.items()))
-  print(f'{values.output}: {counts} clips; {skipped} left out (skipped.jsonl says why)')
+  print(shards.summary(values.output, info, skipped))
 
 
 if __name__ == '__main__':

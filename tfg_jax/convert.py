@@ -122,9 +122,7 @@ def main(argv, values=flags.FLAGS):
     raise errors.ConfigError(
       f'the command is {" ".join(argv[1:]) or "missing"}', hint='give import or export; see --help'
     )
-  for name in ('network', 'input', 'output'):
-    if not values[name].value:
-      raise errors.ConfigError(f'--{name} is missing', hint='see --help')
+  errors.check_arguments(argv[1:], values, 'network', 'input', 'output')
   logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   if argv[1] == 'import':
     conversion = import_network(values.network, values.input, values.output, inside=values.inside)

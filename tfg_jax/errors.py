@@ -85,3 +85,12 @@ def parse_flags(argv):
     reason = str(error).strip().splitlines()[-1]  # the cause is behind what it led to
     print(ConfigError(reason, where='the command line', hint='see --help'), file=sys.stderr)
     sys.exit(EXIT_EXPECTED_FAILURE)
+
+
+def check_arguments(argv, values, *required: str):
+  """Raises ConfigError for arguments without a flag, or a required flag that is not set."""
+  if len(argv) > 1:
+    raise ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
+  for name in required:
+    if not values[name].value:
+      raise ConfigError(f'--{name} is missing', hint='see --help')

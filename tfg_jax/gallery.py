@@ -178,10 +178,7 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise errors.ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
-  if not values.workdir:
-    raise errors.ConfigError('--workdir is missing', hint='see --help')
+  errors.check_arguments(argv, values, 'workdir')
   logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   from tfg_jax import trained
   from tfg_jax.data import records

@@ -465,10 +465,7 @@ def define_flags(values=flags.FLAGS):
 
 
 def request_from_flags(values) -> Request:
-  """Raises ConfigError for a flag that is missing or cannot be."""
-  for name in ('workdir', 'audio', 'output'):
-    if not values[name].value:
-      raise errors.ConfigError(f'--{name} is missing', hint='see --help')
+  """Raises ConfigError for a flag that cannot be."""
   box = values.box
   if box is not None:
     try:
@@ -480,8 +477,7 @@ def request_from_flags(values) -> Request:
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise errors.ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
+  errors.check_arguments(argv, values, 'workdir', 'audio', 'output')
   request = request_from_flags(values)
   request.check()  # before a checkpoint is loaded, which takes longer
   logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps

@@ -42,10 +42,7 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  if len(argv) > 1:
-    raise errors.ConfigError(f'unexpected arguments {argv[1:]}', hint='see --help')
-  if not values.workdir:
-    raise errors.ConfigError('--workdir is missing', hint='give a folder: --workdir=/tmp/tfg')
+  errors.check_arguments(argv, values, 'workdir')
   if values.config is None and values.mode == 'train':
     raise errors.ConfigError('--config is missing', hint='e.g. --config=configs/demo.py')
   logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
