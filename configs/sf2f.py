@@ -79,7 +79,6 @@ def get_config(variant='64'):
     width=128,
     fps=1 / 30,
     sample_rate=16_000,
-    decode_frames=False,
     workers=8,
   )
   c.model = dict(
@@ -143,7 +142,6 @@ def _make_small(c):
     width=64,
     fps=25.0,
     sample_rate=16_000,
-    decode_frames=False,
     workers=0,
   )
   baseline = c.model.decoder == 'deconvolution'
@@ -185,7 +183,6 @@ def get_test_config(variant='64'):
     width=48,
     fps=25.0,
     sample_rate=16_000,
-    decode_frames=False,
     workers=0,
   )
   sizes = [size // 4 for size in c.model.decoder_fields.get('sizes', (64,))]

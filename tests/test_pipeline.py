@@ -116,10 +116,30 @@ def test_batches_have_fixed_shapes(source):
       }
 
 
-def test_systems_that_only_hear_get_no_frames(source):
-  (whole,), (heard,) = (take(train(source, decode_frames=x), 1) for x in (True, False))
-  assert_same([heard], [{name: x for name, x in whole.items() if name != 'frames'}])
-  assert 'frames' in whole and 'frames' not in heard
+@pytest.mark.parametrize('index', [(), (2, 0), (1, 1, 3)])
+def test_systems_that_look_at_few_frames_get_no_others(source, index):
+  def look(clip, rng):
+    return {**sample(clip, rng), 'frame_index': np.array(index, np.int32)}
+
+  (whole,), (few,) = take(train(source), 1), take(train(source, sample=look), 1)
+  chosen = np.array(index, np.int64)
+  expected = {**whole, 'frames': whole['frames'][:, chosen], 'boxes': whole['boxes'][:, chosen]}
+  assert_same([few], [{**expected, 'frame_index': np.stack([chosen.astype(np.int32)] * 2)}])
+
+
+def test_a_chosen_frame_that_is_damaged_has_its_number(tmp_path):
+  clip = make_clip(0)
+  clip.frames[2] = b'no picture'
+  source = write_corpus(tmp_path, [clip])
+
+  def look(clip, rng):
+    return {'frame_index': np.array([0, 2], np.int32)}
+
+  with (
+    train(source, sample=look, batch_size=1) as batches,
+    pytest.raises(DataError, match='frame 2 is not a picture'),
+  ):
+    next(batches)
 
 
 def test_clips_are_padded_and_cut_in_step(source):

@@ -30,7 +30,6 @@ class Data:
   width: int = 160
   fps: float = 25.0
   sample_rate: int = 16_000  # Hz
-  decode_frames: bool = True  # False for systems that only hear: batches without video
   workers: int = 0  # processes that decode; 0: threads of this one
 
   def __post_init__(self):
@@ -49,7 +48,6 @@ class Data:
       width=self.width,
       fps=self.fps,
       sample_rate=self.sample_rate,
-      decode_frames=self.decode_frames,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )

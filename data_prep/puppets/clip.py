@@ -291,7 +291,7 @@ def _film(settings, rng, person, mood, strength, mouth, poses, lids, phonemes, t
       mouth=mouth[t],
     )
     pictures[t] = scene.expose(picture, light, grain.next())
-    boxes[t] = scene.face_box(look, size, pose, mouth[t])
+    boxes[t] = scene.face_box(look, size, pose)
   return pictures, boxes
 
 

@@ -82,14 +82,16 @@ def jaw_opening(mouth):
   return min(max(0.8 * float(mouth[0]) * (1 - float(mouth[6])), 0.0), 1.0)
 
 
-def face_box(look, size, pose, mouth):
-  """The face from hairline to chin, as a detector would find it.
+def face_box(look, size, pose):
+  """The face from hairline to chin, with room for an open mouth.
+
+  The box does not follow the chin: the upper half of a face would show how far its mouth is open.
 
   Returns:
     (4,) int64, x1, y1, x2, y2 in pixels, end-exclusive, inside the frame.
   """
   x1, y1, x2, y2 = face.face_extent(look)
-  y2 += face.JAW_DROP * jaw_opening(mouth)
+  y2 += face.JAW_DROP
   linear, shift = pose.map(look, _HEAD)
   (a, b), (c, d) = (linear * (size / POINTS)).tolist()
   x, y = ((linear @ ((x1 + x2) / 2, (y1 + y2) / 2) + shift) * (size / POINTS)).tolist()

@@ -2,7 +2,7 @@
 
 A batch of B clips, padded to T = max_frames:
 
-  frames       uint8 (B, T, H, W, 3)   RGB; zeros behind the clip's end; may be left out
+  frames       uint8 (B, T, H, W, 3)   RGB; zeros behind the clip's end
   boxes        int32 (B, T, 4)         x1, y1, x2, y2, end-exclusive; the last box repeats
   num_frames   int32 (B,)
   wav          int16 (B, S)            S = ceil(T * sample_rate / fps); zeros behind the clip's end
@@ -10,7 +10,9 @@ A batch of B clips, padded to T = max_frames:
   clip_index   int32 (B,)              number of the clip in its source
   example_mask bool (B,)               evaluation only: False for repeats that fill the last batch
 
-and whatever the system's `sample(clip, rng)` returns for each clip, e.g. windows or tokens.
+and whatever the system's `sample(clip, rng)` returns for each clip, e.g. windows or tokens. If that
+has a `frame_index` (n,), `frames` and `boxes` hold those frames alone, (B, n, ...) in its order: a
+system that looks at few frames has no others decoded and sent.
 
 The order of training is one endless stream, shuffled anew in every epoch. Global batch k is the
 same set of clips, with the same random choices, for any number of processes and workers; a process
@@ -50,7 +52,6 @@ def train_batches(
   width,
   fps=None,
   sample_rate=None,
-  decode_frames=True,
   num_workers=0,
   num_threads=4,
   process_index=0,
@@ -67,7 +68,6 @@ def train_batches(
     max_frames: T. Of a longer clip a random part of T frames is used, another one each time.
     height, width: of the frames, in pixels.
     fps, sample_rate: in Hz; None takes what the corpus has.
-    decode_frames: False leaves the frames out of the batch, for systems that only hear.
     num_workers: worker processes; 0 decodes in threads of this process.
     num_threads: batches decoded at the same time, in each worker or in this process. Each holds one
       batch in memory.
@@ -80,7 +80,7 @@ def train_batches(
     DataError: if the corpus has another frame size or rate. Damaged records raise it in `next`.
   """
   _check_corpus(source, height=height, width=width, fps=fps, sample_rate=sample_rate)
-  load = _ClipLoader(source, sample, max_frames, height, width, decode_frames)
+  load = _ClipLoader(source, sample, max_frames, height, width)
   stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(load.train)
   description = {'source': repr(source), 'seed': seed, 'global_batch': batch_size * process_count}
   batches = stream[process_index::process_count].batch(batch_size, drop_remainder=True)
@@ -99,7 +99,6 @@ def eval_batches(
   width,
   fps=None,
   sample_rate=None,
-  decode_frames=True,
   max_clips=0,
   num_workers=0,
   num_threads=4,
@@ -114,7 +113,7 @@ def eval_batches(
   filled up with repeats of the last clip, which `example_mask` marks.
   """
   _check_corpus(source, height=height, width=width, fps=fps, sample_rate=sample_rate)
-  load = _ClipLoader(source, sample, max_frames, height, width, decode_frames)
+  load = _ClipLoader(source, sample, max_frames, height, width)
   clips = min(len(source), max_clips or len(source))
   global_batch = batch_size * process_count
   slots = math.ceil(clips / global_batch) * global_batch
@@ -231,7 +230,6 @@ class _ClipLoader:
   max_frames: int
   height: int
   width: int
-  decode_frames: bool
 
   def train(self, number, rng):
     clip = self._read(number)
@@ -265,13 +263,6 @@ class _ClipLoader:
     )
     clip = cut(clip, start, self.max_frames, rate)
     where = f'{self.source.locate(number)}, clip {clip.clip_id}'
-    count = len(clip.frames)
-    pictures = {}
-    if self.decode_frames:
-      frames = np.zeros((self.max_frames, self.height, self.width, 3), np.uint8)
-      decode_jpegs(clip.frames, frames[:count], where=where)
-      pictures['frames'] = frames
-    boxes = np.pad(clip.boxes.astype(np.int32), ((0, self.max_frames - count), (0, 0)), 'edge')
     wav = np.zeros(math.ceil(self.max_frames * rate), np.int16)
     wav[: len(clip.wav)] = clip.wav
     try:
@@ -280,10 +271,18 @@ class _ClipLoader:
       if error.where:
         raise
       raise DataError(error.what, where=where, hint=error.hint) from error
+    index, rows = np.arange(len(clip.frames)), self.max_frames
+    if 'frame_index' in sampled:
+      index = sampled['frame_index']
+      rows = len(index)
+    frames = np.zeros((rows, self.height, self.width, 3), np.uint8)
+    files = [clip.frames[i] for i in index]
+    decode_jpegs(files, frames[: len(index)], where=where, numbers=index)
+    boxes = clip.boxes[index].astype(np.int32)
     return {
-      **pictures,
-      'boxes': boxes,
-      'num_frames': np.int32(count),
+      'frames': frames,
+      'boxes': np.pad(boxes, ((0, rows - len(boxes)), (0, 0)), 'edge'),
+      'num_frames': np.int32(len(clip.frames)),
       'wav': wav,
       'num_samples': np.int32(len(clip.wav)),
       'clip_index': np.int32(number),
@@ -310,13 +309,15 @@ def cut(clip, start, count, samples_per_frame):
   )
 
 
-def decode_jpegs(files, out, *, where):
+def decode_jpegs(files, out, *, where, numbers=None):
   """Decodes T JPEG files as RGB into `out`, uint8 (T, H, W, 3).
 
   Raises:
-    DataError: if one is no picture or not of H x W; the message names it with `where`.
+    DataError: if one is no picture or not of H x W; the message names its place among the files, or
+      its one of the T `numbers`, with `where`.
   """
-  for index, (file, frame) in enumerate(zip(files, out, strict=True)):
+  numbers = range(len(files)) if numbers is None else numbers
+  for index, file, frame in zip(numbers, files, out, strict=True):
     picture = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) if file else None
     if picture is None:
       raise DataError(f'frame {index} is not a picture: {file[:8]!r}...', where=where)

@@ -102,7 +102,8 @@ class System(Protocol):
     works out of training batches whatever the steps need to be given."""
 
   def sample(self, clip: records.Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """On the host, per training clip: what the step needs besides the clip, of fixed shapes."""
+    """On the host, per training clip: what the step needs besides the clip, of fixed shapes; with
+    `frame_index` where it does not need all frames (see `data.pipeline`)."""
 
   def sample_evaluation(self, clip: records.Clip, rng: np.random.Generator) -> dict:
     """The same for evaluation; `rng` depends on the clip alone."""

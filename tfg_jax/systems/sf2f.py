@@ -42,6 +42,7 @@ FACES, PORTRAITS, SETTLING, FUSION = range(4)  # stages
 
 _ENCODERS = {'inception': networks.VoiceEncoder, 'plain': voice2face.PlainVoiceEncoder}
 _DECODERS = {'upsampling': networks.FaceDecoder, 'deconvolution': voice2face.DeconvolutionDecoder}
+_NO_FRAMES = np.zeros(0, np.int32)  # of the video: portraits stand for it
 _SHORTEST, _LONGEST = 100, 150  # frames of a training crop
 _DRAWN = {'generator', 'image_discriminator', 'identity_discriminator'}  # what stage 3 takes over
 
@@ -328,6 +329,7 @@ class SF2F:
     arrays = {
       'portrait': voices.read_portrait(clip, self.face_size, rng),
       'identity': np.int32(voices.identity(clip, settings.identities)),
+      'frame_index': _NO_FRAMES,
       **voices.random_crop(wav, _LONGEST, rng),
     }
     if settings.windows:
@@ -343,6 +345,7 @@ class SF2F:
     heard = voices.voiced_utterances(voices.utterances(clip), self.settings.voice_activity)
     arrays = {
       'portrait': voices.read_portrait(clip, self.face_size),
+      'frame_index': _NO_FRAMES,
       **voices.random_crop(max(heard, key=len), voice.WINDOW, rng),
     }
     if self.settings.windows:

@@ -313,6 +313,8 @@ class TalkLip:
     )
     if self._reads_lips:
       drawn['tokens'] = self._reader.vocabulary.encode(clip.text, self.settings.max_tokens)
+    else:  # nobody looks at more of the clip than what is drawn, and whom
+      drawn['frame_index'] = np.concatenate(self._frame_indices(drawn))
     return drawn
 
   def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -328,16 +330,21 @@ class TalkLip:
       (target, pose and identity, frame index, mask): (N, S, S, 3) and (N, S, S, 6) in [0, 1], BGR
       as the official weights have it, (B, n) and (N,), where N = B * n = B * windows * frames.
     """
-    steps = jnp.arange(self.settings.window_frames)
-    index = batch['window_starts'][:, :, None] + steps
-    identity_index = (
-      batch['identity_starts'][:, :, None] + batch['identity_step'][:, :, None] * steps
-    )
-    index, identity_index = (x.reshape(x.shape[0], -1) for x in (index, identity_index))
-    target = self._crop(batch, index)
-    identity = self._crop(batch, identity_index)
+    index, identity_index = self._frame_indices(batch)
+    rows = index, identity_index
+    if 'frame_index' in batch:  # these alone are in the batch
+      everyone = jnp.broadcast_to(jnp.arange(2 * index.shape[1]), batch['frame_index'].shape)
+      rows = jnp.split(everyone, 2, axis=1)
+    target, identity = (self._crop(batch, x) for x in rows)
     mask = jnp.repeat(batch['window_mask'].reshape(-1), self.settings.window_frames)
     return target, _pose_and_identity(target, identity), index, mask
+
+  def _frame_indices(self, drawn):
+    """(..., n) int32 frames that the windows draw, and those of their identity references."""
+    steps = np.arange(self.settings.window_frames, dtype=np.int32)
+    index = drawn['window_starts'][..., None] + steps
+    identity = drawn['identity_starts'][..., None] + drawn['identity_step'][..., None] * steps
+    return tuple(x.reshape(*x.shape[:-2], -1) for x in (index, identity))
 
   def _crop(self, batch, index):
     """(N, S, S, 3) BGR faces in [0, 1] of the frames (B, n) of a batch."""
@@ -398,7 +405,7 @@ class TalkLip:
         batch['wav'],
         batch['num_samples'],
         index / _FPS,
-        batch['frames'].shape[1],
+        batch['wav'].shape[1] // audio_features.SAMPLES_PER_ROW,
         train=True,
         dropout_key=lips.dropout_key(state, self.axis_name),
       )
