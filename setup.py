@@ -29,6 +29,7 @@ EXTRAS = {
 }
 EXTRAS['test'] = [
   *EXTRAS['demo'],
+  *EXTRAS['voices'],
   'hypothesis>=6.100',
   'pytest>=8',
   'pytest-xdist>=3.5',

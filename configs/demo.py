@@ -13,25 +13,26 @@ def get_config():
   c = ml_collections.ConfigDict()
   c.system = 'talklip'
   c.seed = 0
-  c.num_steps = 600
+  c.num_steps = 1800
   c.partition = 'jit'
   c.dtype = 'float32'
-  c.log_every = 25
+  c.log_every = 50
   c.data = dict(
     root='',  # empty: the puppets below are made in the workdir
-    # Lips that follow the sound exactly and heads that move little: what minutes suffice for.
+    # Lips that follow the sound exactly, heads that hold still and little silence: what minutes
+    # suffice for.
     puppets=dict(
-      clips=240,
+      clips=360,
       seed=0,
       identities=12,
-      frames=75,
+      frames=50,
       size=96,
       variability=0.0,
-      sway=0.2,
+      sway=0.0,
       eval_fraction=0.1,
     ),
-    batch_size=4,
-    max_frames=75,
+    batch_size=20,
+    max_frames=50,
     height=96,
     width=96,
     fps=25.0,
@@ -42,23 +43,25 @@ def get_config():
     audio='local',
     audio_encoder=dict(widths=(8, 16, 32, 48, 64), residuals=(0, 0, 1, 0)),
     face=dict(
-      encoder=(16, 16, 24, 32, 64),
+      encoder=(8, 16, 24, 32, 64),
       encoder_residuals=(0, 1, 1, 1, 0),
-      decoder=(12, 16, 24, 32, 64),
+      decoder=(8, 16, 24, 32, 64),
       decoder_residuals=(0, 1, 1, 1, 0),
-      head=16,
+      head=8,
     ),
     discriminator=dict(widths=(4, 8, 16, 24, 32)),
-    windows=5,
-    window_frames=1,  # no loss here looks at several frames at once: spread them over the clip
+    # One face of a clip: batch norm and Adam learn several times faster from 20 people and moments
+    # than from 4 of them in 5 frames each.
+    windows=1,
+    window_frames=1,
     evaluation_windows=8,
     loss=dict(adversarial=0.02, lip=0.0, contrastive=0.0),
-    learning_rate=4e-3,
+    learning_rate=3e-3,
     final_rate=0.02,
     b1=0.9,
     b2=0.999,
     patience=5,
   )
-  c.checkpoint = dict(every=100, keep=2, keep_best=1)
-  c.evaluation = dict(every=300, split='valid', max_clips=0, samples=4)
+  c.checkpoint = dict(every=300, keep=2, keep_best=1)
+  c.evaluation = dict(every=600, split='valid', max_clips=0, samples=4)
   return c

@@ -10,13 +10,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-import torch
 from absl import flags
 
 from tfg_jax import convert, errors
 from tfg_jax.errors import ConversionError
 from tfg_jax.pytorch import converted, fairseq, files
 from tfg_jax.pytorch.pickles import Record
+
+torch = pytest.importorskip('torch', reason='needs the extra [torch]')
 
 NETWORK = 'talklip_sync'  # the smallest public network: one linear layer
 

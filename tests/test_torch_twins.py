@@ -3,8 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import torch
-from torch_twins import talklip as twins
 
 from tfg_jax import pytorch
 from tfg_jax.networks.discriminator import QualityDiscriminator
@@ -12,6 +10,9 @@ from tfg_jax.networks.face_unet import FaceUNet
 from tfg_jax.networks.mel_encoder import MelEncoder
 from tfg_jax.networks.talklip import ContrastiveHead, TalkLip
 from tfg_jax.pytorch import files
+
+torch = pytest.importorskip('torch', reason='needs the extra [torch]')
+twins = pytest.importorskip('torch_twins.talklip')
 
 FACE = dict(
   encoder=(4, 6, 8),

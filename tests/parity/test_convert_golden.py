@@ -10,12 +10,13 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from reference import manifest, reference_tensors
 
 from tfg_jax import convert
 from tfg_jax.pytorch import files
 from tfg_jax.pytorch.tables import TABLES
+
+torch = pytest.importorskip('torch', reason='needs the extra [torch]')
 
 pytestmark = pytest.mark.parity
 

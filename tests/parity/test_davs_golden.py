@@ -6,7 +6,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-import torch
 from reference import (
   assert_close,
   assert_running_statistics,
@@ -190,6 +189,7 @@ def test_classifiers():
 
 
 def test_the_three_heads_of_the_released_checkpoint_are_imported(tmp_path):
+  torch = pytest.importorskip('torch', reason='needs the extra [torch]')
   name, entries = 'davs_classifiers', collections.defaultdict(dict)
   for key, x in reference_tensors(name).items():
     entry, key = key.split('.', 1)
