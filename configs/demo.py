@@ -13,7 +13,7 @@ def get_config():
   c = ml_collections.ConfigDict()
   c.system = 'talklip'
   c.seed = 0
-  c.num_steps = 1800
+  c.num_steps = 1700
   c.partition = 'jit'
   c.dtype = 'float32'
   c.log_every = 50
@@ -41,12 +41,12 @@ def get_config():
   )
   c.model = dict(
     audio='local',
-    audio_encoder=dict(widths=(8, 16, 32, 48, 64), residuals=(0, 0, 1, 0)),
+    audio_encoder=dict(widths=(8, 16, 32, 48, 64), residuals=(0, 0, 0, 0)),
     face=dict(
       encoder=(8, 16, 24, 32, 64),
-      encoder_residuals=(0, 1, 1, 1, 0),
+      encoder_residuals=(0, 0, 0, 0, 0),
       decoder=(8, 16, 24, 32, 64),
-      decoder_residuals=(0, 1, 1, 1, 0),
+      decoder_residuals=(0, 0, 0, 0, 0),
       head=8,
     ),
     discriminator=dict(widths=(4, 8, 16, 24, 32)),
@@ -57,11 +57,12 @@ def get_config():
     evaluation_windows=8,
     loss=dict(adversarial=0.02, lip=0.0, contrastive=0.0),
     learning_rate=3e-3,
+    discriminator_learning_rate=3e-4,  # at the generator's rate it dies in the first steps
     final_rate=0.02,
     b1=0.9,
     b2=0.999,
     patience=5,
   )
-  c.checkpoint = dict(every=300, keep=2, keep_best=1)
-  c.evaluation = dict(every=600, split='valid', max_clips=0, samples=4)
+  c.checkpoint = dict(every=850, keep=2, keep_best=1)
+  c.evaluation = dict(every=850, split='valid', max_clips=0, samples=4)
   return c

@@ -59,6 +59,7 @@ def get_config(variant='g+c'):
     evaluation_windows=8,
     loss=dict(adversarial=adversarial, lip=lip, contrastive=contrastive),
     learning_rate=1e-4,
+    discriminator_learning_rate=1e-4,
     final_rate=1.0,
     b1=0.5,
     b2=0.999,
@@ -89,6 +90,7 @@ def get_test_config(variant='g+c'):
     windows=2,
     evaluation_windows=2,
     learning_rate=1e-3,
+    discriminator_learning_rate=1e-3,
   )
   if c.model.audio == 'local':
     c.model.audio_encoder = dict(widths=(4, 8, 8, 8, 8), residuals=(0, 0, 1, 0))

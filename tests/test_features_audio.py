@@ -92,3 +92,14 @@ def test_frames_are_counted_as_python_speech_features_counts_them(samples):
 def test_mel_windows_start_at_whole_frames_without_rounding_errors(frame, lead):
   start = audio.mel_window_starts(np.float32(frame / 25), lead)
   assert start == (16 * (frame - round(25 * lead))) // 5
+
+
+def test_mel_windows_are_the_same_for_few_and_for_many():
+  rng = np.random.default_rng(0)
+  wav = rng.integers(-9000, 9000, (2, 16_000)).astype(np.int16)
+  count, times = np.array([16_000, 9_000]), np.array([[0.0, 0.31, 0.9], [0.52, 0.0, 0.2]])
+  few = audio.mel_windows(wav, count, times)
+  many = audio.mel_windows(wav, count, np.tile(times, 4))
+  assert few.shape == (2, 3, 80, 16)
+  np.testing.assert_allclose(many[:, :3], few, atol=1e-5)
+  np.testing.assert_array_equal(many[:, :3], many[:, 3:6])

@@ -120,15 +120,24 @@ def log_mel(wav, num_samples):
   Raises:
     ValueError: if S is 400 or less.
   """
-  num_samples = jnp.asarray(num_samples)
+  columns = 1 + wav.shape[1] // _MEL_HOP
+  return _mel_columns(_cut(_mel_signal(wav, num_samples), _MEL_FFT, _MEL_HOP, columns))
+
+
+def _mel_signal(wav, num_samples):
+  """(B, 400 + S + 400) float32: column c of the spectrogram is of the 800 samples from 200 c on."""
   pad = _MEL_FFT // 2
   if wav.shape[1] <= pad:
     raise ValueError(f'log_mel needs more than {pad} samples, got {wav.shape[1]}')
+  num_samples = jnp.asarray(num_samples)
   emphasised = _emphasise(wav.astype(jnp.float32) / 32768, num_samples)
-  padded = jax.vmap(_reflect, in_axes=(0, 0, None))(emphasised, num_samples, pad)
-  columns = 1 + wav.shape[1] // _MEL_HOP
+  return jax.vmap(_reflect, in_axes=(0, 0, None))(emphasised, num_samples, pad)
+
+
+def _mel_columns(pieces):
+  """(..., 800) samples to (..., 80) log-mel in [-4, 4]."""
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_MEL_FFT) / _MEL_FFT)  # periodic Hann
-  spectrum = jnp.fft.rfft(_cut(padded, _MEL_FFT, _MEL_HOP, columns) * np.float32(window))
+  spectrum = jnp.fft.rfft(pieces * np.float32(window))
   with jax.default_matmul_precision('highest'):
     mel = jnp.abs(spectrum) @ slaney_filters(
       SAMPLE_RATE, _MEL_FFT, MEL_BINS, _MEL_LOWEST, _MEL_HIGHEST
@@ -159,12 +168,20 @@ def mel_windows(wav, num_samples, times, lead: float = 0.04):
     (B, n, 80, 16) float32 in [-4, 4]; where a window leaves the audio, its first or last column
     repeats.
   """
-  mel = log_mel(wav, num_samples)
   columns = mel_window_starts(times, lead)[..., None] + jnp.arange(MEL_WINDOW)  # (B, n, 16)
   last = jnp.asarray(num_samples)[:, None, None] // _MEL_HOP
   columns = jnp.clip(columns, 0, last)
-  windows = jax.vmap(lambda spectrogram, index: spectrogram[index])(mel, columns)
+  if times.shape[1] * MEL_WINDOW < wav.shape[1] // _MEL_HOP:  # few windows of a long clip
+    samples = columns[..., None] * _MEL_HOP + jnp.arange(_MEL_FFT)
+    windows = _mel_columns(_take(_mel_signal(wav, num_samples), samples))
+  else:
+    windows = _take(log_mel(wav, num_samples), columns)
   return windows.swapaxes(-1, -2)
+
+
+def _take(arrays, index):
+  """Rows (B, ...) of each of B arrays."""
+  return jax.vmap(lambda array, rows: array[rows])(arrays, index)
 
 
 # --------------------------------------------------------------------------------------------------

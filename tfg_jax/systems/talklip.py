@@ -76,7 +76,8 @@ class Settings:
   window_frames: int = 5
   evaluation_windows: int = 8  # per clip; the official stride gives about 8
   loss: LossWeights = LossWeights()
-  learning_rate: float = 1e-4  # of both players
+  learning_rate: float = 1e-4  # of the generator, its audio encoder included
+  discriminator_learning_rate: float = 1e-4
   final_rate: float = 1.0  # of the learning rate, at num_steps, down a cosine; officially constant
   b1: float = 0.5
   b2: float = 0.999
@@ -174,15 +175,15 @@ class TalkLip:
       )
     variables = self.generator.init(generator_key, faces, audio, mask, rows, train=False)
     learned, tuned, frozen = self._split(variables)
-    optimizer = self._optimizer
-    nets = {
-      'generator': base.Net.create(learned['params'], learned['batch_stats'], optimizer),
-      'discriminator': base.Net.create(
-        self.discriminator.init(discriminator_key, faces[..., :3])['params'], {}, optimizer
-      ),
-    }
+    judge = self.discriminator.init(discriminator_key, faces[..., :3])
+    params = {'generator': learned['params'], 'discriminator': judge['params']}
     if tuned:
-      nets['audio'] = base.Net.create(tuned, {}, optimizer)
+      params['audio'] = tuned
+    stats = {'generator': learned['batch_stats']}
+    nets = {
+      name: base.Net.create(x, stats.get(name, {}), self._optimizer(name))
+      for name, x in params.items()
+    }
     schedule = {'best': jnp.asarray(100.0), 'waited': jnp.zeros((), jnp.int32)}
     return base.State.create(key, nets, frozen=frozen, schedule=schedule)
 
@@ -195,12 +196,12 @@ class TalkLip:
   def _hears_globally(self) -> bool:
     return self.settings.audio == 'global'
 
-  @property
-  def _optimizer(self) -> optax.GradientTransformation:
+  def _optimizer(self, player: str) -> optax.GradientTransformation:
     settings = self.settings
-    rate = optax.cosine_decay_schedule(
-      settings.learning_rate, self.num_steps, alpha=settings.final_rate
-    )
+    rate = settings.learning_rate
+    if player == 'discriminator':
+      rate = settings.discriminator_learning_rate
+    rate = optax.cosine_decay_schedule(rate, self.num_steps, alpha=settings.final_rate)
     return optax.adam(rate, settings.b1, settings.b2)
 
   @property
@@ -450,12 +451,10 @@ class TalkLip:
       'd/grad_norm': base.global_norm(d_grads),
     }
 
-    optimizer = self._optimizer
     nets = dict(state.nets)
-    for name in players:
+    for name, grads in (g_grads | {'discriminator': d_grads}).items():
       new_stats = stats if name == 'generator' else None
-      nets[name] = nets[name].update(g_grads[name], optimizer, stats=new_stats)
-    nets['discriminator'] = discriminator.update(d_grads, optimizer)
+      nets[name] = nets[name].update(grads, self._optimizer(name), stats=new_stats)
     return state.replace(nets=nets), metrics
 
   def _read(self, state, variables, fake, embedding, batch, index, mask):
