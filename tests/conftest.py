@@ -1,6 +1,7 @@
 """Settings of all tests: two virtual devices, quick compilation, and a cache that tests share."""
 
 import os
+import pathlib
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
@@ -9,10 +10,16 @@ import jax
 import pytest
 
 jax.config.update('jax_num_cpu_devices', 2)
+_PARITY = pathlib.Path(__file__).parent / 'parity'
 
 
 def pytest_configure(config):
-  """Before JAX starts: tiny networks wait for the compiler, full-size ones for the arithmetic."""
+  """`pytest tests/parity` means all that is there; and the compiler's effort, before JAX starts."""
+  chosen = any(argument.startswith('-m') for argument in config.invocation_params.args)
+  paths = (pathlib.Path(argument.split('::')[0]).resolve() for argument in config.args)
+  if not chosen and all(_PARITY in (path, *path.parents) for path in paths):
+    config.option.markexpr = ''
+  # Tiny networks wait for the compiler, full-size ones for the arithmetic.
   if 'not parity' in config.option.markexpr:
     os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
