@@ -58,7 +58,6 @@ def get_config():
     loss=dict(adversarial=0.02, lip=0.0, contrastive=0.0),
     learning_rate=3e-3,
     discriminator_learning_rate=1e-3,
-    discriminator_warmup=300,
     final_rate=0.02,
     b1=0.9,
     b2=0.999,

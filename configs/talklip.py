@@ -60,7 +60,6 @@ def get_config(variant='g+c'):
     loss=dict(adversarial=adversarial, lip=lip, contrastive=contrastive),
     learning_rate=1e-4,
     discriminator_learning_rate=1e-4,
-    discriminator_warmup=0,
     final_rate=1.0,
     b1=0.5,
     b2=0.999,

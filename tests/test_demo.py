@@ -36,7 +36,6 @@ def demo(tmp_path_factory):
     f'--workdir={workdir}',
     '--config.data.puppets.clips=48',
     '--config.num_steps=60',
-    '--config.model.discriminator_warmup=10',
     '--config.evaluation.every=30',
     '--config.evaluation.samples=2',
     '--config.log_every=10',

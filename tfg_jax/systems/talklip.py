@@ -78,9 +78,6 @@ class Settings:
   loss: LossWeights = LossWeights()
   learning_rate: float = 1e-4  # of the generator, its audio encoder included
   discriminator_learning_rate: float = 1e-4
-  # Steps in which the discriminator's rate rises from 0: one without normalisation that learns fast
-  # from the gray faces of a fresh generator is dead when they become faces.
-  discriminator_warmup: int = 0
   final_rate: float = 1.0  # of the learning rate, at num_steps, down a cosine; officially constant
   b1: float = 0.5
   b2: float = 0.999
@@ -123,12 +120,6 @@ class TalkLip:
         where='config',
         hint='name the workdir of a lip_expert run or a converted avhubert_base_seq2seq: '
         '--config.model.expert=DIR',
-      )
-    if not 0 <= settings.discriminator_warmup < run.num_steps:
-      raise errors.ConfigError(
-        f'model.discriminator_warmup is {settings.discriminator_warmup} of {run.num_steps} steps.',
-        where='config',
-        hint='use 0 or more, and less than num_steps.',
       )
     dtype = jnp.dtype(run.dtype)
     shared = dict(axis_name=axis_name, dtype=dtype)
@@ -207,12 +198,10 @@ class TalkLip:
 
   def _optimizer(self, player: str) -> optax.GradientTransformation:
     settings = self.settings
-    rate, warmup = settings.learning_rate, 0
+    rate = settings.learning_rate
     if player == 'discriminator':
-      rate, warmup = settings.discriminator_learning_rate, settings.discriminator_warmup
-    rate = optax.warmup_cosine_decay_schedule(
-      0.0 if warmup else rate, rate, warmup, self.num_steps, end_value=rate * settings.final_rate
-    )
+      rate = settings.discriminator_learning_rate
+    rate = optax.cosine_decay_schedule(rate, self.num_steps, alpha=settings.final_rate)
     return optax.adam(rate, settings.b1, settings.b2)
 
   @property
