@@ -23,8 +23,8 @@ def with_changes(**changes):
 
 def test_a_config_becomes_typed_settings():
   run = configuration.resolve(demo.get_config())
-  assert run.data.batch_size == 4
-  assert run.checkpoint.keep_best == 1
+  assert run.data.batch_size == demo.get_config().data.batch_size
+  assert run.checkpoint.keep_best == 1  # the default of a key that the config leaves out
   assert run.data.per_process['process_count'] == 1
   assert configuration.resolve(with_changes(data__fps=25)).data.fps == 25.0
 
