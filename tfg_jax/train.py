@@ -124,7 +124,9 @@ def skip_non_finite(train_step):
 
   def step(state: base.State, batch: base.Batch):
     new, metrics = train_step(state, batch)
-    finite = jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(metrics)]))
+    finite = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))))
+    # Without it XLA works the answer out anew in the update of every parameter.
+    finite = jax.lax.optimization_barrier(finite)
     nets = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new.nets, state.nets)
     new = new.replace(
       step=state.step + 1,

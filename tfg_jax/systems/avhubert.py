@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tfg_jax import configuration, errors, losses
+from tfg_jax import configuration, errors, light_random, losses
 from tfg_jax.features import audio as audio_features
 from tfg_jax.features import clusters, masking
 from tfg_jax.networks.avhubert import AVHubertEncoder
@@ -129,7 +129,7 @@ class AVHubert:
   def init(self, key: jax.Array) -> base.State:
     """A fresh 'encoder'; in `frozen` 'clusters' and 'teacher', which `start` fills."""
     example = jnp.zeros((1, 1, self.encoder.audio_features))
-    key_encoder, key_teacher = jax.random.split(base.weights_key(key))
+    key_encoder, key_teacher = jax.random.split(light_random.from_key(key))
     variables = self.encoder.init(key_encoder, example, train=False)
     net = base.Net.create(variables['params'], variables['batch_stats'], self._optimizer)
     frozen, width = {}, clusters.MFCC_FEATURES

@@ -134,16 +134,6 @@ class System(Protocol):
     """The variables of a public network that the state holds, for `tfg_jax.convert`."""
 
 
-def weights_key(key: jax.Array) -> jax.Array:
-  """A key for initial weights that uses XLA's own generator.
-
-  The default generator is unrolled once per parameter; a network of a few hundred then compiles for
-  minutes on a CPU. The numbers are the same for any number of devices, but not on another backend.
-  """
-  data = jnp.tile(jax.random.key_data(key).ravel(), 2)[:4]
-  return jax.random.wrap_key_data(data, impl='unsafe_rbg')
-
-
 def global_norm(grads) -> jax.Array:
   """The L2 norm of all numbers of a tree; finite only if every one of them is."""
   return jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(grads)))

@@ -24,7 +24,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from tfg_jax import configuration, errors, losses
+from tfg_jax import configuration, errors, light_random, losses
 from tfg_jax.features import audio as audio_features
 from tfg_jax.networks import davs as networks
 from tfg_jax.systems import base, davs_losses, davs_players
@@ -51,7 +51,7 @@ class DAVS(Speaker):
 
   def init(self, key: jax.Array) -> base.State:
     """Fresh networks, one `Net` each; see `davs_players.learners`."""
-    keys = jax.random.split(base.weights_key(key), len(self.networks))
+    keys = jax.random.split(light_random.from_key(key), len(self.networks))
     examples = self._examples()
     nets = {}
     for (name, module), net_key in zip(self.networks.items(), keys, strict=True):

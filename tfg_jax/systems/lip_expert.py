@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tfg_jax import configuration, errors, losses, networks
+from tfg_jax import configuration, errors, light_random, losses, networks
 from tfg_jax.data import vocabulary
 from tfg_jax.data.vocabulary import BOS, EOS, PAD
 from tfg_jax.metrics import text as text_metrics
@@ -176,7 +176,7 @@ class LipExpert:
     `start` may replace the encoder."""
     encoder = self.reader.module.encoder
     tokens, audio = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, encoder.audio_features))
-    reader_key, aligner_key = jax.random.split(base.weights_key(key))
+    reader_key, aligner_key = jax.random.split(light_random.from_key(key))
     variables = self.reader.module.init(reader_key, tokens, audio, train=False)
     params, stats = variables['params'], variables['batch_stats']
     optimizer = self._optimizer

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfg_jax import configuration, errors
+from tfg_jax import configuration, errors, light_random
 from tfg_jax.features import audio as audio_features
 from tfg_jax.features import video as video_features
 from tfg_jax.systems import base
@@ -93,7 +93,7 @@ def padding_mask(batch: base.Batch) -> jax.Array:
 
 def dropout_key(state: base.State, axis_name: str | None) -> jax.Array:
   """The step's key, for XLA's own generator: the default one costs a CPU more than the layers."""
-  return base.weights_key(state.step_key(axis_name))
+  return light_random.from_key(state.step_key(axis_name))
 
 
 def take_encoder(fresh, source: Source):

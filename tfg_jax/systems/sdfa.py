@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tfg_jax import configuration, errors, losses
+from tfg_jax import configuration, errors, light_random, losses
 from tfg_jax.networks import sdfa as networks
 from tfg_jax.systems import base, drawn_faces, players
 from tfg_jax.systems.speech_experts import Experts, check_stage_ends
@@ -175,7 +175,7 @@ class SDFA:
 
   def init(self, key: jax.Array) -> base.State:
     """Fresh players; 'voice' only where it is needed."""
-    expert_key, *keys = jax.random.split(base.weights_key(key), 6)
+    expert_key, *keys = jax.random.split(light_random.from_key(key), 6)
     nets, frozen = self.experts.init(expert_key)
     size, frames = self.face_size, _SYNC_FRAMES
     windows = networks.audio_windows(jnp.zeros((1, 6400)), frames, self.fps)

@@ -28,7 +28,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from tfg_jax import configuration, errors, losses
+from tfg_jax import configuration, errors, light_random, losses
 from tfg_jax.data import voices
 from tfg_jax.features import audio as audio_features
 from tfg_jax.features import portrait, voice
@@ -192,7 +192,7 @@ class SF2F:
 
   def init(self, key: jax.Array) -> base.State:
     """Fresh networks; FaceNet is one of them where no weights are given, else in `frozen`."""
-    keys = jax.random.split(base.weights_key(key), 4)
+    keys = jax.random.split(light_random.from_key(key), 4)
     shape = (1, 2, voice.WINDOW, voice.MEL_BINS) if self._fuses else (1, _LONGEST, voice.MEL_BINS)
     variables = self.generator.init(keys[0], jnp.zeros(shape), train=False)
     params = dict(variables['params'])

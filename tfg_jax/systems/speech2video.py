@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tfg_jax import configuration, errors, losses
+from tfg_jax import configuration, errors, light_random, losses
 from tfg_jax.features import speech
 from tfg_jax.networks.speech2video import (
   FrameDecoder,
@@ -179,7 +179,7 @@ class Speech2Video:
   def init(self, key: jax.Array) -> base.State:
     """Fresh players. The schedule keeps running means of real faces and of the teacher's maps,
     taken in stage 1: an average face to compare with, and the fixed scale of the maps."""
-    expert_key, *keys = jax.random.split(base.weights_key(key), 7)
+    expert_key, *keys = jax.random.split(light_random.from_key(key), 7)
     nets, frozen = self.experts.init(expert_key)
     size, context = self.face_size, jnp.zeros((1, self.experts.cpc.context))
     identity = jnp.zeros((1, self.experts.identity_teacher.hidden))

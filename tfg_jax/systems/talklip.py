@@ -26,7 +26,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from tfg_jax import configuration, errors, losses
+from tfg_jax import configuration, errors, light_random, losses
 from tfg_jax.data import windows
 from tfg_jax.features import audio as audio_features
 from tfg_jax.features import video as video_features
@@ -162,7 +162,7 @@ class TalkLip:
   def init(self, key: jax.Array) -> base.State:
     """Fresh networks: 'generator', 'discriminator' and, for the global variant, the tuned part of
     the audio encoder, 'audio'; the rest of that encoder is in `frozen`."""
-    generator_key, discriminator_key = jax.random.split(base.weights_key(key))
+    generator_key, discriminator_key = jax.random.split(light_random.from_key(key))
     faces = jnp.zeros((1, self.face_size, self.face_size, 6))
     if self._hears_globally:
       audio, rows = jnp.zeros((1, 4, audio_features.FILTERBANK_FEATURES)), jnp.zeros(1, jnp.int32)
