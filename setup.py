@@ -60,7 +60,7 @@ setuptools.setup(
     'ml-collections>=1.0',
     'numpy>=1.26',
     'opencv-python-headless>=4.9',  # JPEG, and the resize that the public data went through
-    'optax>=0.2.4',
+    'optax>=0.2.7',  # Muon whose rate is Adam's
     'orbax-checkpoint>=0.11.20',
     'pillow>=10',  # PNGs with a note that they are synthetic
     'protobuf>=4.25',

@@ -58,6 +58,7 @@ def get_config(variant='g+c'):
     window_frames=5,
     evaluation_windows=8,
     loss=dict(adversarial=adversarial, lip=lip, contrastive=contrastive),
+    optimizer='adam',
     learning_rate=1e-4,
     discriminator_learning_rate=1e-4,
     final_rate=1.0,

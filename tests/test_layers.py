@@ -34,6 +34,31 @@ def test_conv_sums_symmetrically_padded_windows(strides, padding):
   np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  'shape, window, padding, in_blocks',
+  [
+    ((2, 8, 10, 3), (7, 7), 3, True),
+    ((1, 12, 8, 6), (9, 7), (4, 2), True),
+    ((1, 9, 8, 3), (7, 7), 3, False),  # a picture of odd height
+    ((1, 8, 8, 3), (8, 8), 3, False),  # an even window
+    ((1, 8, 8, 8), (7, 7), 3, False),  # not so thin
+  ],
+)
+def test_thin_pictures_are_convolved_in_blocks_with_the_same_result(
+  shape, window, padding, in_blocks
+):
+  x = random(*shape)
+  conv = layers.Conv(4, window, padding=padding, use_bias=False)
+  variables = noisy_variables(conv, x)
+  kernel = variables['params']['kernel']
+  pads = layers._per_axis(padding, 2)
+  expected = jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), [(p, p) for p in pads], dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  assert layers._is_thin(x, kernel) == in_blocks
+  np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-5)
+
+
 def test_grouped_conv_keeps_groups_apart():
   x = random(1, 7, 4)
   conv = layers.Conv(6, (3,), padding=1, groups=2)

@@ -131,7 +131,7 @@ def test_the_expert_teaches_in_stage_2_only(heard_globally):
 @pytest.mark.end_to_end
 def test_the_expert_reads_the_real_clip_where_nothing_is_pasted(heard_globally, expert_workdir):
   system, state, batch = heard_globally
-  target, _, index, mask = system._window_inputs(batch)
+  target, _, index, mask = system._window_inputs(batch, 5)
   embedding = np.random.default_rng(0).standard_normal((len(mask), 16)).astype(np.float32)
   reader = lip_expert.read(expert_workdir)
   logits, seen = jax.jit(functools.partial(reader.module.apply, train=False))(
@@ -244,7 +244,7 @@ def test_evaluation_numbers(trained_run, twin):
   np.testing.assert_array_equal(numbers['ground_truth/mouth_l1'], 0)
   np.testing.assert_array_equal(numbers['ground_truth/psnr'], 100)
   # By hand: the identity's lower half is that of frame 0, the windows start at 0 and 5.
-  target, face, _, _ = system._window_inputs(batch)
+  target, face, _, _ = system._window_inputs(batch, 5)
   error = np.abs(np.asarray(face[..., 3:]) - np.asarray(target))[:, 6:, 3:9]
   expected = error.mean((1, 2, 3)).reshape(2, -1).mean(1)
   np.testing.assert_allclose(numbers['identity_mouth/mouth_l1'], expected, rtol=1e-5)
@@ -258,7 +258,7 @@ def test_generate_draws_what_evaluation_sees(trained_run, twin):
   run, system = build(twin())
   state = trained_run.state
   batch = one_batch(run, system.sample_evaluation, pipeline.eval_batches)
-  target, face, index, _ = system._window_inputs(batch)
+  target, face, index, _ = system._window_inputs(batch, 5)
   per_clip = index.shape[1]
   expected = system._draw(state, face, batch, index / 25)[:per_clip, ..., ::-1] * 255
   drawn = jax.jit(system.generate)(
@@ -300,6 +300,7 @@ def test_published_configs_build_at_full_size(variant):
   [
     ('no_lip', {'model.audio': 'loud'}, "model.audio is 'loud'"),
     ('no_lip', {'model.discriminator.widths': (4, 8)}, 'widths has 2 sizes'),
+    ('no_lip', {'model.optimizer': 'sgd'}, "model.optimizer is 'sgd'.*use one of 'adam', 'muon'"),
     ('no_lip', {'system': 'wave2lip'}, "system is 'wave2lip'"),
   ],
 )
@@ -320,3 +321,21 @@ def test_the_discriminator_has_a_rate_of_its_own(twin):
     optimizer, params = system._optimizer(player), jnp.zeros(1)
     step, _ = optimizer.update(jnp.ones(1), optimizer.init(params), params)
     np.testing.assert_allclose(step, -rate, rtol=1e-3)
+
+
+def test_muon_steps_as_far_as_adam_in_all_directions_of_a_kernel(twin):
+  changes = {'model.optimizer': 'muon', 'model.learning_rate': 1e-2, 'model.b1': 0.5}
+  _, system = build(twin(**changes))
+  optimizer = system._optimizer('generator')
+  # Gradients that know one direction well and the others hardly.
+  rng = np.random.default_rng(0)
+  kernel = rng.standard_normal((3, 3, 4, 8)) * [100, *[1] * 7]
+  params = {'kernel': jnp.zeros((3, 3, 4, 8)), 'bias': jnp.zeros(8)}
+  grads = {'kernel': jnp.asarray(kernel, jnp.float32), 'bias': jnp.full(8, 1e-3)}
+  steps, _ = optimizer.update(grads, optimizer.init(params), params)
+  np.testing.assert_allclose(steps['bias'], -1e-2, rtol=1e-3)  # Adam
+  singular = np.linalg.svd(np.asarray(steps['kernel']).reshape(36, 8), compute_uv=False)
+  assert singular.max() / singular.min() < 2  # of the gradient: over 100
+  rms = float(jnp.sqrt(jnp.mean(steps['kernel'] ** 2)))
+  assert 0.7e-2 < rms < 1.3e-2
+  assert (np.sign(steps['kernel']) == -np.sign(kernel)).mean() > 0.7

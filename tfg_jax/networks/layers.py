@@ -84,18 +84,66 @@ class Conv(nn.Module):
     inputs = x.shape[-1] // self.groups
     init = uniform_init(math.prod(window) * inputs)
     kernel = self.param('kernel', self.kernel_init or init, (*window, inputs, self.features))
-    y = lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      window_strides=_per_axis(self.strides, len(window)),
-      padding=[(p, p) for p in _per_axis(self.padding, len(window))],
-      rhs_dilation=_per_axis(self.dilation, len(window)),
-      dimension_numbers=_LAYOUTS[len(window)],
-      feature_group_count=self.groups,
+    strides, paddings, dilations = (
+      _per_axis(n, len(window)) for n in (self.strides, self.padding, self.dilation)
     )
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    if _is_thin(x, kernel) and {*strides, *dilations} == {1}:
+      y = _conv_of_blocks(x, kernel, paddings)
+    else:
+      y = lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=strides,
+        padding=[(p, p) for p in paddings],
+        rhs_dilation=dilations,
+        dimension_numbers=_LAYOUTS[len(window)],
+        feature_group_count=self.groups,
+      )
     if self.use_bias:
       y += self.param('bias', init, (self.features,)).astype(self.dtype)
     return y
+
+
+def _is_thin(x, kernel) -> bool:
+  """Whether a picture is better convolved in blocks: few channels under a large, odd window."""
+  *window, inputs, _ = kernel.shape
+  large = len(window) == 2 and all(k > 5 and k % 2 for k in window)
+  return large and inputs < 8 and not any(n % 2 for n in x.shape[1:-1])
+
+
+def _conv_of_blocks(x, kernel, paddings):
+  """The convolution of 2x2 blocks of pixels that equals the one of a thin picture's pixels.
+
+  A few channels fill a few of a vector unit's lanes (128 on a TPU); those of four pixels fill four
+  times as many, for a third more multiplications at 7x7. Same shapes as `lax.conv`'s.
+  """
+  x = jnp.pad(x, ((0, 0), *((p, p) for p in paddings), (0, 0)))
+  batch, height, width, channels = x.shape
+  for axis in (0, 3):
+    # Pixel a of block i + e meets pixel b of output block i under tap 2 e + a - b.
+    blocks = range(kernel.shape[axis] // 2 + 1)
+    kernel = jnp.stack(
+      [
+        jnp.stack([jnp.stack([_tap(kernel, axis, 2 * e + a - b) for b in (0, 1)]) for a in (0, 1)])
+        for e in blocks
+      ]
+    )
+    # (e, a, b, *done, window, in, out) -> (*done, e, a, b, window, in, out)
+    kernel = jnp.moveaxis(kernel, (0, 1, 2), (axis, axis + 1, axis + 2))
+  kernel = kernel.transpose(0, 3, 1, 4, 6, 2, 5, 7)  # (e, e, a, a, in, b, b, out)
+  features = kernel.shape[-1]
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+  y = lax.conv_general_dilated(
+    x.reshape(batch, height // 2, width // 2, 4 * channels),
+    kernel.reshape(*kernel.shape[:2], 4 * channels, 4 * features),
+    window_strides=(1, 1),
+    padding='VALID',
+    dimension_numbers=_LAYOUTS[2],
+  )
+  rows, columns = y.shape[1:3]
+  y = y.reshape(batch, rows, columns, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+  return y.reshape(batch, 2 * rows, 2 * columns, features)
 
 
 class ConvTranspose(nn.Module):

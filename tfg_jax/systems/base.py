@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from tfg_jax.data import records
 
@@ -39,6 +40,29 @@ class Net:
       stats=self.stats if stats is None else stats,
       opt_state=opt_state,
     )
+
+
+def muon(rate: optax.ScalarOrSchedule, b1: float, b2: float) -> optax.GradientTransformation:
+  """Muon (Jordan et al. 2024) for the kernels and, with the betas given, Adam for the rest.
+
+  A kernel's step is its momentum with all singular values made equal, as large as Adam's: the same
+  rate serves both (Liu et al. 2025, section 2.2). Small networks learn from half the examples.
+  """
+
+  def matrices(params):
+    def as_matrix(x):
+      *inputs, outputs = range(x.ndim)
+      return optax.contrib.MuonDimensionNumbers(tuple(inputs), outputs) if x.ndim > 1 else None
+
+    return jax.tree.map(as_matrix, params)
+
+  return optax.contrib.muon(
+    rate,
+    consistent_rms=1.0,
+    adam_b1=b1,
+    adam_b2=b2,
+    muon_weight_dimension_numbers=matrices,
+  )
 
 
 @flax.struct.dataclass

@@ -39,7 +39,9 @@ from tfg_jax.systems import base, lip_expert, lips
 
 # Stage 1 on, these layers of the audio encoder learn; the rest of it never does.
 _TUNED_LAYERS = 3
+_EVALUATION_FRAMES = 5  # per window
 _MOST_NEGATIVES = 100  # of the contrastive loss, per face
+_OPTIMIZERS = {'adam': optax.adam, 'muon': base.muon}
 _FPS = 25  # the rate of TalkLip's video, and of the global encoder's rows
 
 
@@ -74,9 +76,10 @@ class Settings:
   max_tokens: int = 200  # of a clip's text, with its end
   windows: int = 8  # per clip and training step
   window_frames: int = 5
-  evaluation_windows: int = 8  # per clip; the official stride gives about 8
+  evaluation_windows: int = 8  # per clip, of 5 frames; the official stride gives about 8
   loss: LossWeights = LossWeights()
-  learning_rate: float = 1e-4  # of the generator, its audio encoder included
+  optimizer: str = 'adam'  # of the generator, its audio encoder included; or 'muon'
+  learning_rate: float = 1e-4  # of the same
   discriminator_learning_rate: float = 1e-4
   final_rate: float = 1.0  # of the learning rate, at num_steps, down a cosine; officially constant
   b1: float = 0.5
@@ -135,6 +138,12 @@ class TalkLip:
     else:
       raise errors.ConfigError(
         f'model.audio is {settings.audio!r}.', where='config', hint="use 'local' or 'global'."
+      )
+    if settings.optimizer not in _OPTIMIZERS:
+      raise errors.ConfigError(
+        f'model.optimizer is {settings.optimizer!r}.',
+        where='config',
+        hint=f'use one of {", ".join(map(repr, _OPTIMIZERS))}.',
       )
     discriminator = configuration.build_module(
       QualityDiscriminator, settings.discriminator, 'model.discriminator', dtype=dtype
@@ -198,11 +207,11 @@ class TalkLip:
 
   def _optimizer(self, player: str) -> optax.GradientTransformation:
     settings = self.settings
-    rate = settings.learning_rate
+    optimizer, rate = _OPTIMIZERS[settings.optimizer], settings.learning_rate
     if player == 'discriminator':
-      rate = settings.discriminator_learning_rate
+      optimizer, rate = optax.adam, settings.discriminator_learning_rate
     rate = optax.cosine_decay_schedule(rate, self.num_steps, alpha=settings.final_rate)
-    return optax.adam(rate, settings.b1, settings.b2)
+    return optimizer(rate, settings.b1, settings.b2)
 
   @property
   def _reads_lips(self) -> bool:
@@ -315,37 +324,31 @@ class TalkLip:
     if self._reads_lips:
       drawn['tokens'] = self._reader.vocabulary.encode(clip.text, self.settings.max_tokens)
     else:  # nobody looks at more of the clip than what is drawn, and whom
-      drawn['frame_index'] = np.concatenate(self._frame_indices(drawn))
+      indices = _frame_indices(drawn, self.settings.window_frames)
+      drawn['frame_index'] = np.concatenate(indices)
     return drawn
 
   def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Windows spread over the clip; the identity reference is its first frame."""
     return windows.validation_windows(
-      len(clip.frames), self.settings.evaluation_windows, self.settings.window_frames
+      len(clip.frames), self.settings.evaluation_windows, _EVALUATION_FRAMES
     )
 
-  def _window_inputs(self, batch: base.Batch):
-    """The faces of a batch's windows, and where they stand.
+  def _window_inputs(self, batch: base.Batch, length: int):
+    """The faces of a batch's windows of `length` frames, and where they stand.
 
     Returns:
       (target, pose and identity, frame index, mask): (N, S, S, 3) and (N, S, S, 6) in [0, 1], BGR
-      as the official weights have it, (B, n) and (N,), where N = B * n = B * windows * frames.
+      as the official weights have it, (B, n) and (N,), where N = B * n = B * windows * length.
     """
-    index, identity_index = self._frame_indices(batch)
+    index, identity_index = _frame_indices(batch, length)
     rows = index, identity_index
     if 'frame_index' in batch:  # these alone are in the batch
       everyone = jnp.broadcast_to(jnp.arange(2 * index.shape[1]), batch['frame_index'].shape)
       rows = jnp.split(everyone, 2, axis=1)
     target, identity = (self._crop(batch, x) for x in rows)
-    mask = jnp.repeat(batch['window_mask'].reshape(-1), self.settings.window_frames)
+    mask = jnp.repeat(batch['window_mask'].reshape(-1), length)
     return target, _pose_and_identity(target, identity), index, mask
-
-  def _frame_indices(self, drawn):
-    """(..., n) int32 frames that the windows draw, and those of their identity references."""
-    steps = np.arange(self.settings.window_frames, dtype=np.int32)
-    index = drawn['window_starts'][..., None] + steps
-    identity = drawn['identity_starts'][..., None] + drawn['identity_step'][..., None] * steps
-    return tuple(x.reshape(*x.shape[:-2], -1) for x in (index, identity))
 
   def _crop(self, batch, index):
     """(N, S, S, 3) BGR faces in [0, 1] of the frames (B, n) of a batch."""
@@ -394,7 +397,7 @@ class TalkLip:
   def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
     """Updates the generator, then the discriminator, on one forward pass of the fakes."""
     weights = self.settings.loss
-    target, face, index, mask = self._window_inputs(batch)
+    target, face, index, mask = self._window_inputs(batch, self.settings.window_frames)
     tunes_audio = state.stage >= 1 and 'audio' in state.nets
     players = ['generator', 'audio'] if tunes_audio else ['generator']
     discriminator = state.nets['discriminator']
@@ -525,7 +528,7 @@ class TalkLip:
     real upper half) and 'generated'. `l1` is over the whole face and `mouth_l1` over its mouth
     region, rows S/2 to S and columns S/4 to 3S/4, both in [0, 1]; `psnr` in dB over the whole face.
     """
-    target, face, index, mask = self._window_inputs(batch)
+    target, face, index, mask = self._window_inputs(batch, _EVALUATION_FRAMES)
     generated = self._draw(state, face, batch, index / _FPS)
     half = target.shape[1] // 2
     pasted = jnp.concatenate([target[:, :half], face[:, half:, :, 3:]], axis=1)
@@ -595,6 +598,14 @@ class TalkLip:
       variables, batch['wav'], batch['num_samples'], times, rows, train=False
     )
     return self.generator.apply(variables, face, embedding, train=False, method='render')
+
+
+def _frame_indices(drawn, length):
+  """(..., n) int32 frames of windows of `length`, and those of their identity references."""
+  steps = np.arange(length, dtype=np.int32)
+  index = drawn['window_starts'][..., None] + steps
+  identity = drawn['identity_starts'][..., None] + drawn['identity_step'][..., None] * steps
+  return tuple(x.reshape(*x.shape[:-2], -1) for x in (index, identity))
 
 
 def _pose_and_identity(target, identity):
