@@ -261,12 +261,12 @@ def fixed_track(box: list[float], count: int, where: str = '') -> FaceTrack:
   return _given_track(boxes)
 
 
-def load_track(path, count: int) -> FaceTrack:
+def load_track(path, count: int | None = None) -> FaceTrack:
   """Reads boxes from a .npy file of (T, 4) numbers; a row of NaN is a frame without a face.
 
   Raises:
-    MediaError: no such file, not such an array, not one row for each of the `count` frames, or a
-      row that is not a box.
+    MediaError: no such file, not such an array, not one row for each of the `count` frames (None:
+      any number will do), or a row that is not a box.
   """
   try:
     boxes = np.load(path, allow_pickle=False)
@@ -276,7 +276,7 @@ def load_track(path, count: int) -> FaceTrack:
     raise MediaError(f'boxes of shape {getattr(boxes, "shape", None)}, not (T, 4)', where=path)
   if not np.issubdtype(boxes.dtype, np.number) or np.iscomplexobj(boxes):
     raise MediaError(f'boxes of type {boxes.dtype}, not numbers', where=path)
-  if len(boxes) != count:
+  if count is not None and len(boxes) != count:
     raise MediaError(f'{len(boxes)} boxes for a video of {count} frames', where=path)
   boxes = boxes.astype(np.float64)
   empty = np.isnan(boxes).all(axis=1)

@@ -1,422 +1,198 @@
-r"""Makes a person in a video or a picture say what an audio file says, with a trained run.
+r"""Draws with a trained run; what it draws, and from what, depends on the system of the run.
 
-  python -m tfg_jax.generate --workdir=DIR --video=F --audio=F --output=OUT.mp4
-  python -m tfg_jax.generate --workdir=DIR --image=F --audio=F --output=OUT.mp4
+  talklip              --workdir=DIR --video=F --audio=F --output=OUT.mp4  (or --image for --video)
+  davs                 --workdir=DIR --image=F --audio=F --output=OUT.mp4  (or --video for --audio)
+  sdfa with a picture  --workdir=DIR --image=F --audio=F --output=OUT.mp4
+  sdfa with a voice    --workdir=DIR --audio=F --output=OUT.mp4
+  speech2video         --workdir=DIR --audio=F --output=OUT.mp4
+  sf2f                 --workdir=DIR --audio=F --output=face.png           (and --strip=strip.png)
 
-The clip is read, redrawn and written in chunks: memory holds one chunk of frames, and per second of
-clip 32 kB of speech and a few kB of times and boxes.
+Flags and files are checked before the checkpoint is loaded.
 """
 
 import dataclasses
 import functools
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
-import cv2
 import numpy as np
-import tqdm
 from absl import app, flags, logging
 
-import tfg_jax
-from tfg_jax import errors, faces, media
+from tfg_jax import driven_face, errors, faces, lip_sync, talking_head
 
-SPEECH_RATE = 16_000  # Hz, of every system
-CONTEXT = 2.0  # seconds of speech that a chunk hears before and after its own
-CHUNK_FRAMES = 64
-CHUNK_BYTES = 256 << 20  # of source frames; 4K video gets shorter chunks
-# Stretches of speech start at multiples of 0.2 s, which all hops of the features divide (10, 12.5
-# and 40 ms): their rows fall where they would in the whole clip, so chunks do not show.
-_GRID = 3200  # samples
-_MAX_LATE = 0.04  # seconds that the last frame may outlast the sound
-_GAPS_LISTED = 10
+_WHERE = 'the command line'
 
 
 @dataclasses.dataclass(frozen=True)
-class Generator:
-  """A trained system, ready to draw.
+class Kind:
+  """How the command serves systems with one value of `System.draws`."""
 
-  `draw` takes a dict of `faces` and `identity`, (N, S, S, 3) uint8 RGB, `wav` (L,) int16 at 16 kHz
-  of which `num_samples` () int32 are sound, and `times` (N,) float32, seconds from the start of
-  `wav`; it returns (N, S, S, 3) uint8 RGB. N and L are the same in every call for one clip.
+  means: str  # what such a run does, for messages
+  needs: tuple[str, ...]  # flags besides --workdir
+  may_have: tuple[str, ...]
+  one_of: tuple[str, ...] = ()  # two flags of which exactly one is given
+
+
+KINDS = {
+  'mouth': Kind(
+    'redraws mouths of a video or a picture to speech',
+    ('audio', 'output'),
+    ('length', 'gaps', 'region', 'detect_every', 'box', 'boxes'),
+    ('video', 'image'),
+  ),
+  'face': Kind('draws from a picture and speech', ('image', 'audio', 'output'), ('region', 'box')),
+  'driven_face': Kind(
+    'draws from a picture, and from speech or another video',
+    ('image', 'output'),
+    ('region', 'box', 'boxes', 'detect_every'),
+    ('audio', 'video'),
+  ),
+  'head': Kind('draws from speech alone', ('audio', 'output'), ()),
+  'portrait': Kind('draws from a voice alone', ('audio', 'output'), ('strip',)),
+}
+_FLAGS = sorted({x for kind in KINDS.values() for x in kind.needs + kind.may_have + kind.one_of})
+_OF_VIDEO = ('boxes', 'detect_every')  # without meaning where no video drives the face
+
+
+def read_request(draws: str, system: str, values):
+  """What the flags ask a run of `system` for, which draws what `draws` says.
+
+  Returns:
+    A `Request` of `lip_sync`, `driven_face`, `talking_head` or `portraits`.
+
+  Raises:
+    ConfigError: for a flag that such a run does not take, that is missing, or that cannot be.
   """
+  _check_flags(draws, system, values)
+  if draws == 'portrait':
+    from tfg_jax import portraits  # imports JAX
 
-  name: str  # for the tags of the file
-  face_size: int
-  draw: Callable[[dict[str, np.ndarray]], np.ndarray]
+    return portraits.Request(values.audio, values.output, values.strip)
+  if draws == 'head':
+    return talking_head.Request(values.audio, values.output)
+  if draws == 'mouth':
+    names = 'audio', 'output', 'video', 'image', 'length', 'gaps', 'detect_every', 'boxes'
+    return lip_sync.Request(
+      region=values.region or 'lower',
+      box=_numbers(values.box),
+      **{name: values[name].value for name in names},
+    )
+  face = dict(
+    image=values.image,
+    output=values.output,
+    region=values.region or 'whole',
+    box=_numbers(values.box),
+  )
+  if values.video:
+    return driven_face.Request(
+      video=values.video, boxes=values.boxes, detect_every=values.detect_every, **face
+    )
+  return lip_sync.Request(audio=values.audio, **face)
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """What to make. Paths are files; see the command's flags for the choices."""
+def make(request, run):
+  """Draws what `read_request` returned with a `trained.Trained`; errors are those of the modules.
 
-  audio: str
-  output: str
-  video: str | None = None
-  image: str | None = None
-  length: str = 'audio'
-  gaps: str = 'keep'
-  region: str = 'lower'
-  detect_every: int = 3
-  box: list[float] | None = None
-  boxes: str | None = None
+  Returns:
+    What the module returns: the numbers of what was made.
+  """
+  if isinstance(request, lip_sync.Request):
+    return lip_sync.lip_sync(request, generator_of(run))
+  if isinstance(request, driven_face.Request):
+    return driven_face.drive(request, generator_of(run))
+  if isinstance(request, talking_head.Request):
+    return talking_head.talk(request, talker_of(run))
+  from tfg_jax import portraits
 
-  @property
-  def source(self) -> str:
-    return self.video or self.image
+  return portraits.draw(request, portraits.painter_of(run))
 
-  def check(self):
-    """Finds what can be found in a second.
 
-    Raises:
-      ConfigError: choices that exclude each other.
-      MediaError: an input is missing or not what its flag says, or the output cannot be written.
-    """
-    if bool(self.video) == bool(self.image):
-      raise errors.ConfigError('give one of --video and --image', where='the command line')
-    if self.box is not None and self.boxes is not None:
-      raise errors.ConfigError('give one of --box and --boxes', where='the command line')
-    if self.image and self.length == 'video':
+def _check_flags(draws, system, values):
+  from tfg_jax.systems import base
+
+  kind = KINDS[draws]
+  known = (*kind.needs, *kind.one_of, *kind.may_have)
+  hint = f'use {base.GENERATE_FLAGS[draws]}'
+  if kind.one_of:
+    hint += ', or --{1} for --{0}'.format(*kind.one_of)
+  if kind.may_have:
+    hint += f'; it also takes {", ".join(f"--{name}" for name in kind.may_have)}'
+
+  def refuse(name, what=None):
+    what = what or f'a run of {system} {kind.means}'
+    raise errors.ConfigError(f'--{name}: {what}', where=_WHERE, hint=hint)
+
+  for name in _FLAGS:
+    if values[name].present and name not in known:
+      refuse(name)
+  for name in kind.needs:
+    if not values[name].value:
       raise errors.ConfigError(
-        'a still image has no length', where='the command line', hint='use --length=audio'
+        f'--{name} is missing: a run of {system} {kind.means}', where=_WHERE, hint=hint
       )
-    info = media.probe(self.source)
-    if not info.has_video:
-      raise errors.MediaError('the file has no video stream', where=self.source)
-    if self.video and info.is_image:
-      raise errors.MediaError('this is a still image', where=self.video, hint='use --image')
-    if self.image and not info.is_image:
-      raise errors.MediaError('this is a video', where=self.image, hint='use --video')
-    if not media.probe(self.audio).has_audio:
-      raise errors.MediaError('the file has no audio stream', where=self.audio)
-    media.check_output(self.output)
-    for path in (self.source, self.audio):
-      if os.path.exists(self.output) and os.path.samefile(path, self.output):
-        raise errors.MediaError('the output would replace an input', where=path)
+  if kind.one_of and sum(bool(values[name].value) for name in kind.one_of) != 1:
+    one, other = kind.one_of
+    raise errors.ConfigError(f'give one of --{one} and --{other}', where=_WHERE, hint=hint)
+  if draws == 'driven_face' and not values.video:
+    for name in _OF_VIDEO:
+      if values[name].present:
+        refuse(name, 'it is about the frames of the driving video, and there is no --video')
 
 
-@dataclasses.dataclass(frozen=True)
-class Made:
-  """What `lip_sync` wrote."""
-
-  frames: int
-  redrawn: int  # of them
-  rate: Fraction  # frames per second
-  seconds: float
+def _numbers(box):
+  """The value of --box, which absl has split."""
+  try:
+    return None if box is None else [float(number) for number in box]
+  except ValueError as error:
+    raise errors.ConfigError(f'--box={",".join(box)} is not four numbers', where=_WHERE) from error
 
 
-def lip_sync(
-  request: Request,
-  generator: Generator,
-  *,
-  load_detector: Callable[[], faces.Detector] = faces.mtcnn_detector,
-  say: Callable[[str], None] = print,
-  chunk_frames: int = CHUNK_FRAMES,
-) -> Made:
-  """Writes `request.output`. What will be made, and which frames have no face, is said first.
+def generator_of(run) -> lip_sync.Generator:
+  """Draws faces with a `trained.Trained`, compiled for this machine's first device.
 
-  Raises:
-    MediaError: see `Request.check`; and damaged media, or no face in the frames used.
-    MissingDependencyError: faces are to be found without the packages for it.
-  """
-  request.check()
-  speech = media.read_audio(request.audio, SPEECH_RATE)
-  sound = len(speech) / SPEECH_RATE
-  # Of a longer video no more is read than the speech needs, and a second for the smoothing.
-  needed = sound + 1 if request.length == 'audio' and request.boxes is None else None
-  with media.VideoReader(request.source, seconds=needed) as reader:
-    track = _find_faces(request, reader, load_detector)
-    source = schedule(reader.times, reader.rate, sound if request.length == 'audio' else None)
-    seconds = sound if request.length == 'audio' else float(len(source) / reader.rate)
-    boxes = _boxes(request, reader, track)
-    redrawn = int(boxes[source].any(axis=1).sum())
-    _say_plan(request, reader, track, source, sound, say)
-    if not redrawn:
-      raise _no_face(request, len(np.unique(source)))
-    speech = _fit(speech, round(seconds * SPEECH_RATE))
-    frames = redraw(
-      reader, source, boxes, speech, generator, region=request.region, chunk_frames=chunk_frames
-    )
-    with media.VideoWriter(
-      request.output,
-      reader.width,
-      reader.height,
-      reader.rate,
-      audio=_track_of_output(request.audio, seconds),
-      pixel_aspect=reader.pixel_aspect,
-      colour=reader.colour,
-      metadata=_tags(generator),
-    ) as writer:
-      for frame in _progress(frames, 'drawing', len(source)):
-        writer.write(frame)
-    made = Made(len(source), redrawn, reader.rate, seconds)
-  say(
-    f'Wrote {request.output}: {made.seconds:.2f} s, {made.frames} frames of {reader.width}x'
-    f'{reader.height} at {float(made.rate):.6g} per second, the mouth redrawn in {made.redrawn}.\n'
-    'It is synthetic; a comment in the file says so. Say so too where you show it.'
-  )
-  return made
-
-
-def schedule(times: np.ndarray, rate: Fraction, seconds: float | None) -> np.ndarray:
-  """Chooses the source frame of each output frame, (T,) int.
-
-  Output frame k shows from k / rate to (k + 1) / rate; it is the source frame on screen in the
-  middle of that time, so a constant rate is copied frame by frame and a variable one is held.
-
-  Args:
-    times: of the source frames, seconds.
-    rate: of the output, frames per second.
-    seconds: how long the output is; a shorter video runs forwards and backwards in turn, without
-      showing its ends twice. None: as long as the video.
-  """
-  once = round(float(times[-1] * rate)) + 1
-  middles = (np.arange(once) + 0.5) / float(rate)
-  forwards = np.searchsorted(times, middles, 'right') - 1
-  if seconds is None:
-    return forwards
-  # Rounded, but never more than `_MAX_LATE` longer than the sound.
-  count = max(1, int(seconds * rate + min(0.5, _MAX_LATE * rate)))
-  period = max(1, 2 * (once - 1))
-  position = np.arange(count) % period
-  return forwards[np.minimum(position, period - position) if once > 1 else position]
-
-
-def redraw(
-  reader,
-  source: np.ndarray,
-  boxes: np.ndarray,
-  speech: np.ndarray,
-  generator: Generator,
-  *,
-  region: str = 'lower',
-  chunk_frames: int = CHUNK_FRAMES,
-) -> Iterator[np.ndarray]:
-  """Yields the output frames, RGB uint8 (H, W, 3); what is outside the boxes is not touched.
-
-  Args:
-    reader: a `media.VideoReader`.
-    source: (T,) the source frame of each output frame.
-    boxes: (S, 4) int, the face in each source frame; zeros where it is to stay as it is.
-    speech: (L,) int16 at 16 kHz, as long as the output.
-    generator: draws the faces.
-    region: 'lower' or 'whole', see `paste`.
-    chunk_frames: frames drawn at once.
-  """
-  size = generator.face_size
-  chunk_frames = min(chunk_frames, max(1, CHUNK_BYTES // (reader.width * reader.height * 3)))
-  span = float(chunk_frames / reader.rate)
-  stretch = (int((span + 2 * CONTEXT) * SPEECH_RATE) // _GRID + 2) * _GRID
-  # One person, one reference: the first frame with a face, as in the paper's test (inf_test).
-  first = int(np.argmax(boxes.any(axis=1)))
-  (picture,) = reader.frames(first, first + 1)
-  identity = np.broadcast_to(crop(picture, boxes[first], size), (chunk_frames, size, size, 3))
-  for start in range(0, len(source), chunk_frames):
-    indices = source[start : start + chunk_frames]
-    pictures = _read(reader, indices)
-    crops = np.zeros((chunk_frames, size, size, 3), np.uint8)  # one shape, one compilation
-    for place, index in enumerate(indices):
-      if boxes[index].any():
-        crops[place] = crop(pictures[index], boxes[index], size)
-    if boxes[indices].any():
-      time = start / float(reader.rate)
-      begin = max(0, int((time - CONTEXT) * SPEECH_RATE)) // _GRID * _GRID
-      heard = speech[begin : begin + stretch]
-      times = (start + np.arange(chunk_frames)) / float(reader.rate) - begin / SPEECH_RATE
-      drawn = generator.draw(
-        {
-          'faces': crops,
-          'identity': identity,
-          'wav': _fit(heard, stretch),
-          'num_samples': np.int32(len(heard)),
-          'times': times.astype(np.float32),
-        }
-      )
-    for place, index in enumerate(indices):
-      if boxes[index].any():
-        yield paste(pictures[index], drawn[place], boxes[index], region)
-      else:
-        yield pictures[index]
-
-
-def crop(picture: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-  """A face, (size, size, 3) uint8, cut out as in training: bilinear, of the whole box."""
-  x1, y1, x2, y2 = box
-  return cv2.resize(picture[y1:y2, x1:x2], (size, size), interpolation=cv2.INTER_LINEAR)
-
-
-def paste(picture: np.ndarray, face: np.ndarray, box: np.ndarray, region: str) -> np.ndarray:
-  """Returns a copy of the picture with a drawn face blended into its box.
-
-  The mask is 0 on the border of the box. For 'lower' it rises around the middle, where the networks
-  that redraw the mouth begin, so that eyes and brows stay as sharp as they are; 'whole' is for
-  networks that draw the whole head.
-  """
-  x1, y1, x2, y2 = box
-  width, height = x2 - x1, y2 - y1
-  how = cv2.INTER_CUBIC if width > face.shape[1] else cv2.INTER_AREA
-  face = cv2.resize(face, (int(width), int(height)), interpolation=how).astype(np.float32)
-  result = picture.copy()
-  before = picture[y1:y2, x1:x2].astype(np.float32)
-  blended = before + feather(int(height), int(width), region)[..., None] * (face - before)
-  result[y1:y2, x1:x2] = np.rint(blended).astype(np.uint8)
-  return result
-
-
-@functools.lru_cache(maxsize=256)
-def feather(height: int, width: int, region: str) -> np.ndarray:
-  """(height, width) weights in [0, 1] of a drawn face, smooth and 0 on the border."""
-  rows, columns = ((np.arange(n) / (n - 1)) for n in (height, width))
-  top = _rise((rows - 0.45) / 0.15) if region == 'lower' else _rise(rows / 0.12)
-  down = top * _rise((1 - rows) / 0.12)
-  across = _rise(columns / 0.12) * _rise((1 - columns) / 0.12)
-  return (down[:, None] * across).astype(np.float32)
-
-
-def _rise(x):
-  """0 for x <= 0, 1 for x >= 1, smooth between."""
-  x = np.clip(x, 0, 1)
-  return x * x * (3 - 2 * x)
-
-
-def _find_faces(request, reader, load_detector):
-  if request.box is not None:
-    return faces.fixed_track(request.box, len(reader), where='--box')
-  if request.boxes is not None:
-    return faces.load_track(request.boxes, len(reader))
-  frames = _progress(reader.scan(), 'finding the face', None)
-  sightings = faces.look_for_faces(frames, load_detector(), every=request.detect_every)
-  return faces.follow_face(sightings, reader.times)
-
-
-def _boxes(request, reader, track):
-  """(S, 4) int boxes of the source frames; those from the user are taken as they are."""
-  boxes = faces.fill_gaps(track, reader.times, request.gaps)
-  if request.box is not None or request.boxes is not None:
-    return faces.pixel_boxes(boxes, reader.width, reader.height)
-  boxes = faces.smooth_boxes(boxes, reader.times, track.cuts)
-  return faces.whole_face_boxes(boxes, reader.width, reader.height)
-
-
-def _read(reader, indices):
-  """{source frame: picture} of one chunk; the frames lie together, forwards or backwards."""
-  wanted = set(indices.tolist())
-  low, high = min(wanted), max(wanted)
-  frames = enumerate(reader.frames(low, high + 1), low)
-  return {index: picture for index, picture in frames if index in wanted}
-
-
-def _fit(samples, count):
-  """Cuts, or pads with silence, to `count` samples."""
-  if len(samples) >= count:
-    return samples[:count]
-  return np.concatenate([samples, np.zeros(count - len(samples), samples.dtype)])
-
-
-def _track_of_output(path, seconds):
-  """The sound for the output: as good as it came, cut or padded to `seconds`, in blocks."""
-  own = media.probe(path).audio_rate
-  rate = own if own in media.AAC_RATES else max(media.AAC_RATES)
-
-  def blocks():
-    left = round(seconds * rate)
-    for block in media.stream_audio(path, rate, mono=False):
-      yield block[:left]
-      left -= len(block)
-      if left <= 0:
-        return
-    while left > 0:  # after the sound: silence
-      yield np.zeros((min(left, rate), block.shape[1]), np.int16)
-      left -= rate
-
-  return blocks(), rate
-
-
-def _tags(generator):
-  text = (
-    f'Synthetic media: the mouth was redrawn by tfg_jax {tfg_jax.__version__} ({generator.name}) '
-    'to match other speech. The person shown did not say this.'
-  )
-  return {'comment': text, 'description': text}
-
-
-def _no_face(request, count):
-  if request.box is not None or request.boxes is not None:
-    return errors.MediaError(
-      'no box shows 8 pixels or more of a frame',
-      where=request.source,
-      hint='check --box or --boxes',
-    )
-  return errors.MediaError(
-    f'no face was found in the {count} frames used',
-    where=request.source,
-    hint='drawn faces, profiles and faces under 20 pixels are not found: give the place with '
-    '--box=x1,y1,x2,y2 or --boxes=F.npy',
-  )
-
-
-def _say_plan(request, reader, track, source, sound, say):
-  count, rate = len(reader), float(reader.rate)
-  picture = f'{request.source}: {reader.width}x{reader.height}'
-  if request.video:
-    picture += f' at {rate:.6g} frames per second'
-    video = float(reader.times[-1]) + 1 / rate
-    if request.length == 'video' or abs(video - sound) <= _MAX_LATE:
-      picture += f', {video:.2f} s'
-    elif video < sound:
-      picture += f', {video:.2f} s, played forwards and backwards'
-    else:
-      picture += ', cut where the speech ends'
-  say(picture)
-  speech = f'{request.audio}: {sound:.2f} s'
-  if request.length == 'video':
-    speech += f', cut or padded with silence to {len(source) / rate:.2f} s'
-  say(speech)
-  missing = track.gaps()
-  if not missing:
-    say(f'face: in all {count} frames')
-    return
-  how = {
-    'keep': 'these frames stay as they are',
-    'hold': 'the box before is held',
-    'interpolate': 'boxes are interpolated',
-  }[request.gaps]
-  say(f'face: not found in {(~track.found).sum()} of {count} frames; {how} (--gaps={request.gaps})')
-  for start, stop in missing[:_GAPS_LISTED]:
-    first, last = reader.times[start], reader.times[stop - 1]
-    say(f'  {_clock(first)} to {_clock(last)}: frames {start} to {stop - 1}')
-  if len(missing) > _GAPS_LISTED:
-    say(f'  and {len(missing) - _GAPS_LISTED} more')
-
-
-def _clock(seconds):
-  minutes, seconds = divmod(float(seconds), 60)
-  return f'{int(minutes)}:{seconds:05.2f}'
-
-
-def _progress(items: Iterable, what: str, total: int | None) -> Iterable:
-  interval = 0.5 if sys.stderr.isatty() else 30  # a log gets two lines a minute
-  return tqdm.tqdm(items, what, total, unit=' frames', mininterval=interval, file=sys.stderr)
-
-
-def load_generator(workdir: str) -> Generator:
-  """The generator of a run's best checkpoint, compiled for this machine's first device.
-
-  Raises:
-    CheckpointError: the workdir has none.
+  A system with `adapt` is fitted to the picture by the first call: one generator for one clip.
   """
   import jax
 
-  from tfg_jax import trained
+  system = run.system
+  generate = jax.jit(system.generate)
+  adapt = jax.jit(system.adapt) if hasattr(system, 'adapt') else None
+  state = None
 
-  run = trained.load(workdir)
-  draw = jax.jit(run.system.generate)
-  return Generator(
-    name=f'{run.run.system}, step {run.step}',
-    face_size=run.system.face_size,
-    draw=lambda inputs: np.asarray(draw(run.state, inputs)),
+  def draw(inputs):
+    nonlocal state
+    if state is None:
+      state = run.state if adapt is None else adapt(run.state, inputs)
+    return np.asarray(generate(state, inputs))
+
+  named = dict(name=_name(run), face_size=system.face_size, draw=draw)
+  if system.draws == 'mouth':
+    return lip_sync.Generator(**named)
+  return lip_sync.Generator(**named, part='face', picture_rate=_rate(run))
+
+
+def talker_of(run) -> talking_head.Talker:
+  """Draws heads with a `trained.Trained`, compiled for this machine's first device."""
+  import jax
+
+  system, data = run.system, run.run.data
+  describe, generate = jax.jit(system.describe), jax.jit(system.generate)
+  return talking_head.Talker(
+    name=_name(run),
+    face_size=system.face_size,
+    rate=_rate(run),
+    clip_samples=round(data.max_frames / data.fps * data.sample_rate),
+    describe=lambda inputs: describe(run.state, inputs),
+    draw=lambda inputs: np.asarray(generate(run.state, inputs)),
   )
+
+
+def _name(run):
+  return f'{run.run.system}, step {run.step}'
+
+
+def _rate(run):
+  return Fraction(run.run.data.fps).limit_denominator(1001)
 
 
 def define_flags(values=flags.FLAGS):
@@ -424,10 +200,16 @@ def define_flags(values=flags.FLAGS):
   text = functools.partial(flags.DEFINE_string, flag_values=values)
   choice = functools.partial(flags.DEFINE_enum, flag_values=values)
   text('workdir', None, 'Folder of a trained run.')
-  text('video', None, 'The video of a person; its own sound is not used.')
-  text('image', None, 'Or a picture of a person: it becomes a video of 25 frames per second.')
+  text(
+    'video',
+    None,
+    'The video of a person, whose own sound is not used; for davs one whose lips drive the picture '
+    'of --image, and whose sound is kept.',
+  )
+  text('image', None, 'A picture of a person: it becomes a video.')
   text('audio', None, 'The speech: an audio file, or a video with sound.')
-  text('output', None, 'The .mp4 to write.')
+  text('output', None, 'The .mp4 to write; for sf2f a .png.')
+  text('strip', None, 'Another .png: portraits from more and more of the voice, side by side.')
   choice(
     'length',
     'audio',
@@ -444,9 +226,10 @@ def define_flags(values=flags.FLAGS):
   )
   choice(
     'region',
-    'lower',
+    None,
     ['lower', 'whole'],
-    'What of a drawn face is pasted: its lower half, or all of it (for systems that draw heads).',
+    'What of a drawn face is pasted: its lower half (default of systems that redraw mouths), or '
+    'all of it (of those that draw faces).',
   )
   flags.DEFINE_integer(
     'detect_every',
@@ -458,33 +241,37 @@ def define_flags(values=flags.FLAGS):
   flags.DEFINE_list(
     'box',
     None,
-    'x1,y1,x2,y2: where the face is in all frames, instead of looking for it.',
+    'x1,y1,x2,y2: where the face is in the picture, or in all frames, instead of looking for it.',
     flag_values=values,
   )
-  text('boxes', None, 'A .npy of (T, 4) boxes, a row for each frame of the video; NaN: no face.')
-
-
-def request_from_flags(values) -> Request:
-  """Raises ConfigError for a flag that cannot be."""
-  box = values.box
-  if box is not None:
-    try:
-      box = [float(number) for number in box]
-    except ValueError as error:
-      raise errors.ConfigError(f'--box={",".join(box)} is not four numbers') from error
-  names = [field.name for field in dataclasses.fields(Request) if field.name != 'box']
-  return Request(box=box, **{name: values[name].value for name in names})
+  text(
+    'boxes',
+    None,
+    'A .npy of (T, 4) boxes, a row for each frame of the video (also of one that drives a picture);'
+    ' NaN: no face.',
+  )
 
 
 def main(argv, values=flags.FLAGS):
-  errors.check_arguments(argv, values, 'workdir', 'audio', 'output')
-  request = request_from_flags(values)
-  request.check()  # before a checkpoint is loaded, which takes longer
+  errors.check_arguments(argv, values, 'workdir')
   logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
+  from tfg_jax import configuration, systems, trained
+
+  config = configuration.resolve(trained.read_config(values.workdir))
+  draws = systems.build(config, axis_name=None).draws
+  if not draws:
+    raise errors.CheckpointError(
+      f'this run of {config.system} draws nothing.',
+      where=values.workdir,
+      hint='name the workdir of a run that learned to draw: talklip, davs with a decoder, sdfa, '
+      'speech2video or sf2f.',
+    )
+  request = read_request(draws, config.system, values)
+  request.check()  # before a checkpoint is loaded, which takes longer
   try:
-    lip_sync(request, load_generator(values.workdir))
+    make(request, trained.load(values.workdir))
   except KeyboardInterrupt:
-    print(f'\nInterrupted: {request.output} was not written.', file=sys.stderr)
+    print(f'\nInterrupted: {values.output} was not written.', file=sys.stderr)
     sys.exit(errors.EXIT_INTERRUPTED)
 
 

@@ -9,7 +9,7 @@ timestamps (16 bytes a frame); `read_audio` keeps a whole track, 115 MB for an h
 import dataclasses
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import av
@@ -570,12 +570,20 @@ class VideoWriter:
         os.remove(self._partial)
 
 
-def check_output(path):
-  """Raises MediaError unless an MP4 can be written to `path`: to be asked before hours of work."""
+def check_output(path, suffix: str = '.mp4', *, inputs: Iterable = ()):
+  """Raises MediaError unless a file can be written to `path`: to be asked before hours of work.
+
+  Args:
+    path: of the output, with the ending `suffix`.
+    suffix: with its dot, in lower case.
+    inputs: files that it must not replace.
+  """
   path = os.path.abspath(path)
-  if not path.lower().endswith('.mp4'):
+  if not path.lower().endswith(suffix):
     raise MediaError(
-      f'{os.path.basename(path)} does not end in .mp4', where=path, hint='name an .mp4'
+      f'{os.path.basename(path)} does not end in {suffix}',
+      where=path,
+      hint=f'name a file that ends in {suffix}',
     )
   if os.path.isdir(path):
     raise MediaError('the output is a folder', where=path, hint='name a file in it')
@@ -586,6 +594,25 @@ def check_output(path):
     )
   if not os.access(folder, os.W_OK):
     raise MediaError('the folder of the output cannot be written to', where=folder)
+  for other in inputs:
+    if os.path.exists(path) and os.path.samefile(other, path):
+      raise MediaError('the output would replace an input', where=other, hint='name another file')
+
+
+def check_pictures(path, *, still: bool):
+  """Raises MediaError unless the file is a picture (`still`), or a video (not `still`)."""
+  info = probe(path)
+  if not info.has_video:
+    raise MediaError('the file has no video stream', where=path)
+  if info.is_image != still:
+    what, flag = ('a still image', '--image') if info.is_image else ('a video', '--video')
+    raise MediaError(f'this is {what}', where=path, hint=f'use {flag}')
+
+
+def check_sound(path):
+  """Raises MediaError unless the file has an audio stream."""
+  if not probe(path).has_audio:
+    raise MediaError('the file has no audio stream', where=path)
 
 
 def _open(path):

@@ -1,11 +1,7 @@
-"""Draws the portrait of whoever speaks in an audio file, with a trained SF2F.
-
-`tfg_jax.generate` calls `draw` where its output is a .png.
-"""
+"""Draws the portrait of whoever speaks in an audio file, with a trained SF2F."""
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -31,24 +27,35 @@ class Painter:
   draw: Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
-def load_painter(workdir: str | pathlib.Path) -> Painter:
-  """The painter of a run's best checkpoint, on this machine's first device.
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to draw. Paths are files."""
 
-  Raises:
-    CheckpointError: the workdir has none, or it is of another system.
-  """
+  audio: str  # or a video with sound
+  output: str  # a .png
+  strip: str | None = None  # another one, for portraits from 1.25, 2.5, 5, ... s side by side
+
+  def check(self):
+    """Finds what can be found in a second.
+
+    Raises:
+      ConfigError: both outputs are the same file.
+      MediaError: the audio has no sound, or an output cannot be written.
+    """
+    media.check_sound(self.audio)
+    media.check_output(self.output, '.png', inputs=(self.audio,))
+    if self.strip:
+      media.check_output(self.strip, '.png', inputs=(self.audio,))
+      if os.path.realpath(self.strip) == os.path.realpath(self.output):
+        raise errors.ConfigError(
+          '--strip and --output are the same file', where=self.strip, hint='name another .png'
+        )
+
+
+def painter_of(run) -> Painter:
+  """The painter of a `trained.Trained` of SF2F, compiled for this machine's first device."""
   import jax
 
-  from tfg_jax import trained
-  from tfg_jax.systems.sf2f import SF2F
-
-  run = trained.load(workdir)
-  if not isinstance(run.system, SF2F):
-    raise errors.CheckpointError(
-      f'a run of {run.run.system} draws no portraits.',
-      where=workdir,
-      hint='name the workdir of an sf2f run, or an output that ends in .mp4.',
-    )
   draw = jax.jit(run.system.generate)
   return Painter(
     name=f'{run.run.system}, step {run.step}',
@@ -57,56 +64,27 @@ def load_painter(workdir: str | pathlib.Path) -> Painter:
   )
 
 
-def check_output(path: str):
-  """Raises MediaError unless a PNG can be written to `path`."""
-  path = os.path.abspath(path)
-  folder = os.path.dirname(path)
-  if not path.lower().endswith('.png'):
-    raise errors.MediaError(
-      f'{os.path.basename(path)} does not end in .png', where=path, hint='name a .png'
-    )
-  if os.path.isdir(path):
-    raise errors.MediaError('the output is a folder', where=path, hint='name a file in it')
-  if not os.path.isdir(folder):
-    raise errors.MediaError(
-      'the folder of the output does not exist', where=folder, hint=f'mkdir -p {folder}'
-    )
-
-
-def draw(
-  sound: str,
-  output: str,
-  painter: Painter,
-  *,
-  strip: str | None = None,
-  say: Callable[[str], None] = print,
-) -> float:
+def draw(request: Request, painter: Painter, *, say: Callable[[str], None] = print) -> float:
   """Writes a portrait; returns the seconds of speech that it was drawn from.
 
-  Args:
-    sound: an audio file, or a video with sound.
-    output: the .png to write.
-    painter: see `load_painter`.
-    strip: another .png, for portraits from 1.25, 2.5, 5, ... seconds side by side; None: not.
-    say: for the person at the terminal.
-
   Raises:
+    ConfigError: see `Request.check`.
     DataError: nobody speaks in the file.
     MediaError: it is no sound, or an output cannot be written.
   """
-  for path in (output, strip) if strip else (output,):
-    check_output(path)
+  request.check()
   try:
-    heard = voice.voiced(media.read_audio(sound, audio.SAMPLE_RATE), painter.voice_activity)
+    sound = media.read_audio(request.audio, audio.SAMPLE_RATE)
+    heard = voice.voiced(sound, painter.voice_activity)
   except errors.DataError as error:
-    raise errors.DataError(error.what, where=sound, hint=error.hint) from error
+    raise errors.DataError(error.what, where=request.audio, hint=error.hint) from error
   seconds = len(heard) / audio.SAMPLE_RATE
-  portraits = painter.draw(growing(heard, _STEPS if strip else ()))
-  _write(output, portraits[-1], painter)
-  say(f'Wrote {output}: drawn from {seconds:.2f} s of speech.')
-  if strip:
-    _write(strip, np.concatenate(list(portraits), axis=1), painter)
-    say(f'Wrote {strip}: {len(portraits)} portraits from more and more of it.')
+  portraits = painter.draw(growing(heard, _STEPS if request.strip else ()))
+  _write(request.output, portraits[-1], painter)
+  say(f'Wrote {request.output}: drawn from {seconds:.2f} s of speech.')
+  if request.strip:
+    _write(request.strip, np.concatenate(list(portraits), axis=1), painter)
+    say(f'Wrote {request.strip}: {len(portraits)} portraits from more and more of it.')
   say('It is synthetic, and no likeness of a known person; a note in the file says so.')
   return seconds
 

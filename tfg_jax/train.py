@@ -200,10 +200,9 @@ def _say_done(run, system, results, workdir, seconds):
     f'  curves           tensorboard --logdir={workdir / "tensorboard"}',
     f'  numbers          {workdir / evaluate.RESULTS_FILE}, {workdir / evaluate.CLIPS_FILE}',
   ]
-  if system.generate_flags:
-    made.append(
-      f'  your own media   python -m tfg_jax.generate --workdir={workdir} {system.generate_flags}'
-    )
+  if system.draws:
+    command = f'python -m tfg_jax.generate --workdir={workdir} {base.GENERATE_FLAGS[system.draws]}'
+    made.append(f'  your own media   {command}')
   reporting.say('\n'.join(made))
 
 

@@ -77,7 +77,7 @@ class AVHubert:
   axis_name: str | None = None
 
   score = 'video/masked_error'
-  generate_flags = ''
+  draws = ''
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'AVHubert':

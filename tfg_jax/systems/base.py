@@ -101,11 +101,21 @@ class State:
     return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
 
+# What systems draw (`System.draws`), with the flags of `python -m tfg_jax.generate` that it needs.
+GENERATE_FLAGS = {
+  'mouth': '--video=F --audio=F --output=OUT.mp4',  # mouths of a given video or picture
+  'face': '--image=F --audio=F --output=OUT.mp4',  # the whole face of a picture
+  'driven_face': '--image=F --audio=F --output=OUT.mp4',  # the same, or from a video's lips
+  'head': '--audio=F --output=OUT.mp4',  # a talking head, without a picture
+  'portrait': '--audio=F --output=face.png',  # a picture
+}
+
+
 class System(Protocol):
   """The functions that a paper's file supplies, pure ones under jit unless they say otherwise."""
 
   face_size: int  # side of the face crops that `generate` takes and gives, pixels
-  generate_flags: str  # of `python -m tfg_jax.generate` for this system; '' if it draws nothing
+  draws: str  # a key of `GENERATE_FLAGS`; '' if it draws nothing
   # The evaluation result that decides which checkpoint is best, lower is better; evaluations
   # without it do not compete.
   score: str

@@ -45,7 +45,10 @@ class Speaker:
   last_stage: int
   axis_name: str | None = None
 
-  generate_flags = ''
+  @property
+  def draws(self) -> str:
+    """Nothing in the runs that end before the decoder learns."""
+    return 'driven_face' if 'decoder' in self.networks else ''
 
   @property
   def face_size(self) -> int:

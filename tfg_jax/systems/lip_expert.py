@@ -148,7 +148,7 @@ class LipExpert:
   axis_name: str | None = None
 
   score = 'expert/word_error_rate'
-  generate_flags = ''
+  draws = ''
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'LipExpert':

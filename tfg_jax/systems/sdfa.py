@@ -155,7 +155,10 @@ class SDFA:
     """Of the row of its evaluation."""
     return 'sdfa' if self._sees else 's2f_sdfa'
 
-  generate_flags = ''
+  @property
+  def draws(self) -> str:
+    """A face where a picture is the reference, else a head."""
+    return 'face' if self._sees else 'head'
 
   @property
   def score(self) -> str:

@@ -160,7 +160,7 @@ class SF2F:
     """Side of the largest portrait, pixels."""
     return self.generator.decoder.sizes[-1]
 
-  generate_flags = ''
+  draws = 'portrait'
 
   @property
   def score(self) -> str:

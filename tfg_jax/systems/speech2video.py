@@ -104,7 +104,7 @@ class Speech2Video:
   axis_name: str | None = None
 
   score = 'generated/l1'
-  generate_flags = ''
+  draws = 'head'
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'Speech2Video':

@@ -98,7 +98,7 @@ class TalkLip:
   axis_name: str | None = None
 
   score = 'generated/l1'
-  generate_flags = '--video=F --audio=F --output=OUT.mp4'
+  draws = 'mouth'
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'TalkLip':
