@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import soundfile
 
 BITS = 10
 
@@ -33,6 +34,12 @@ def tone(seconds: float, rate: int = 16_000, channels: int = 1, hertz: float = 4
   """int16 (N, channels): a sine at half of full scale."""
   wave = np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate) * 16384
   return np.repeat(wave.astype(np.int16)[:, None], channels, axis=1)
+
+
+def write_tone(path, seconds, rate=16_000, channels=1, subtype='PCM_16') -> str:
+  """Writes a `tone` as a WAV."""
+  soundfile.write(path, tone(seconds, rate, channels) / 32768, rate, subtype=subtype)
+  return str(path)
 
 
 def write(

@@ -150,8 +150,7 @@ def _say_plan(request, still, reader, track, boxes, audio, say):
     f'{request.video}: {float(reader.times[-1]) + 1 / rate:.2f} s at {rate:.6g} frames per second; '
     f'{sound}'
   )
-  how = 'boxes are interpolated'
+  lip_sync.say_missing(reader, track, 'boxes are interpolated', say)
   without = int((~boxes.any(axis=1)).sum())
   if without:
-    how += f', and in the {without} of shots without a face the mouth keeps still'
-  lip_sync.say_missing(reader, track, how, say)
+    say(f'face: {without} frames have no face around them in their shot; the mouth keeps still')

@@ -1,6 +1,4 @@
 import pathlib
-import subprocess
-import sys
 import tracemalloc
 import types
 from fractions import Fraction
@@ -12,10 +10,9 @@ import hypothesis
 import numpy as np
 import pytest
 import soundfile
-from absl import flags
 from hypothesis import strategies as st
 
-from tfg_jax import errors, faces, generate, media
+from tfg_jax import faces, lip_sync, media
 from tfg_jax.errors import ConfigError, MediaError
 
 SIZE = 16
@@ -38,7 +35,7 @@ class Painter:
 
 
 def generator(painter=None):
-  return generate.Generator('fake', SIZE, painter or Painter())
+  return lip_sync.Generator('fake', SIZE, painter or Painter())
 
 
 def detector(frames):
@@ -46,8 +43,8 @@ def detector(frames):
 
 
 def make(tmp_path, *, painter=None, detector=detector, say=lambda _: None, chunk=7, **request):
-  request = generate.Request(output=str(tmp_path / 'out.mp4'), **request)
-  made = generate.lip_sync(
+  request = lip_sync.Request(output=str(tmp_path / 'out.mp4'), **request)
+  made = lip_sync.lip_sync(
     request,
     generator(painter),
     load_detector=lambda: detector,
@@ -55,12 +52,6 @@ def make(tmp_path, *, painter=None, detector=detector, say=lambda _: None, chunk
     chunk_frames=chunk,
   )
   return request.output, made
-
-
-def speech(path, seconds, rate=16_000, channels=1, subtype='PCM_16'):
-  wave = clips.tone(seconds, rate, channels) / 32768
-  soundfile.write(path, wave, rate, subtype=subtype)
-  return str(path)
 
 
 def numbers(path):
@@ -78,24 +69,24 @@ def times_at(count, rate):
 @pytest.mark.parametrize('rate', [Fraction(24), Fraction(1267, 50), Fraction(30_000, 1001)])
 def test_a_constant_rate_is_copied_frame_by_frame(rate):
   times = np.round(times_at(200, rate), 3)  # as rough as Matroska
-  np.testing.assert_array_equal(generate.schedule(times, rate, None), np.arange(200))
+  np.testing.assert_array_equal(lip_sync.schedule(times, rate, None), np.arange(200))
 
 
 def test_a_short_video_runs_forwards_and_backwards():
-  order = generate.schedule(times_at(4, 25), Fraction(25), 11 / 25)
+  order = lip_sync.schedule(times_at(4, 25), Fraction(25), 11 / 25)
   assert order.tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2]
 
 
 def test_a_long_video_is_cut_and_a_picture_stays():
-  assert generate.schedule(times_at(50, 25), Fraction(25), 0.2).tolist() == [0, 1, 2, 3, 4]
-  assert generate.schedule(np.zeros(1), Fraction(25), 0.2).tolist() == [0] * 5
-  assert generate.schedule(np.zeros(1), Fraction(25), None).tolist() == [0]
-  assert generate.schedule(times_at(2, 25), Fraction(25), 0.2).tolist() == [0, 1, 0, 1, 0]
+  assert lip_sync.schedule(times_at(50, 25), Fraction(25), 0.2).tolist() == [0, 1, 2, 3, 4]
+  assert lip_sync.schedule(np.zeros(1), Fraction(25), 0.2).tolist() == [0] * 5
+  assert lip_sync.schedule(np.zeros(1), Fraction(25), None).tolist() == [0]
+  assert lip_sync.schedule(times_at(2, 25), Fraction(25), 0.2).tolist() == [0, 1, 0, 1, 0]
 
 
 def test_an_edit_list_rate_is_kept_with_frames_in_their_places():
   """74 frames 40 ms apart in a file that says 25.34 fps: one is shown twice."""
-  order = generate.schedule(times_at(74, 25), Fraction(1875, 74), None)
+  order = lip_sync.schedule(times_at(74, 25), Fraction(1875, 74), None)
   assert len(order) == 75 and set(order) == set(range(74))
   shown = np.arange(75) * 74 / 1875
   assert abs(shown - order / 25).max() <= 0.04
@@ -103,7 +94,7 @@ def test_an_edit_list_rate_is_kept_with_frames_in_their_places():
 
 def test_a_variable_rate_is_held():
   times = np.array([0, 0.04, 0.20, 0.24])
-  order = generate.schedule(times, Fraction(25), None)
+  order = lip_sync.schedule(times, Fraction(25), None)
   assert order.tolist() == [0, 1, 1, 1, 1, 2, 3]
 
 
@@ -113,7 +104,7 @@ def test_a_variable_rate_is_held():
   st.floats(0.001, 60),
 )
 def test_the_length_is_that_of_the_sound(count, rate, seconds):
-  order = generate.schedule(times_at(count, rate), rate, seconds)
+  order = lip_sync.schedule(times_at(count, rate), rate, seconds)
   assert order.min() >= 0 and order.max() < count
   assert len(order) == 1 or len(order) / rate - seconds <= 0.0400001
   assert seconds - len(order) / rate < 1 / rate
@@ -134,7 +125,16 @@ def redraw_all(tmp_path, *, count=20, boxes=None, chunk=7, painter=None, order=N
     order = np.arange(count) if order is None else np.asarray(order)
     before = list(reader.scan())
     after = list(
-      generate.redraw(reader, order, boxes, wave, generator(painter), chunk_frames=chunk, **kwargs)
+      lip_sync.redraw(
+        reader,
+        order,
+        boxes,
+        wave,
+        generator(painter),
+        rate=reader.rate,
+        chunk_frames=chunk,
+        **kwargs,
+      )
     )
   return [before[index] for index in order], after
 
@@ -159,7 +159,7 @@ def test_pixels_outside_the_mask_are_not_touched(tmp_path, region):
 def test_the_middle_of_the_mask_is_the_drawn_face():
   picture = np.full((48, 64, 3), 50, np.uint8)
   face = np.full((SIZE, SIZE, 3), 200, np.uint8)
-  result = generate.paste(picture, face, np.array(BOX), 'lower')
+  result = lip_sync.paste(picture, face, np.array(BOX), 'lower')
   assert (result[38, 32] == 200).all() and (picture == 50).all()
   column = result[14:46, 32, 0].astype(int)
   assert np.abs(np.diff(column)).max() <= 80  # feathered: no hard edge of 150
@@ -169,7 +169,7 @@ def test_the_middle_of_the_mask_is_the_drawn_face():
 @pytest.mark.parametrize('region', ['lower', 'whole'])
 @pytest.mark.parametrize('size', [(8, 8), (33, 20), (200, 150)])
 def test_the_mask_is_zero_on_the_border(size, region):
-  mask = generate.feather(*size, region)
+  mask = lip_sync.feather(*size, region)
   assert mask.shape == size and mask.min() == 0 and 0.9 < mask.max() <= 1
   edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
   assert not edge.any()
@@ -205,7 +205,7 @@ def test_the_reference_is_the_first_face(tmp_path):
   boxes = np.tile(BOX, (20, 1))
   boxes[:3] = 0
   before, _ = redraw_all(tmp_path, boxes=boxes, painter=painter)
-  expected = generate.crop(before[3], np.array(BOX), SIZE)
+  expected = lip_sync.crop(before[3], np.array(BOX), SIZE)
   for call in painter.calls:
     assert (call['identity'] == expected).all()
 
@@ -234,7 +234,7 @@ def test_frames_are_read_backwards_and_held(tmp_path):
 @pytest.mark.parametrize('length', ['audio', 'video'])
 def test_rate_size_and_length_are_kept(tmp_path, rate, length):
   video = clips.write(tmp_path / 'in.mp4', 40, rate=rate)
-  audio = speech(tmp_path / 'in.wav', 1.234)
+  audio = clips.write_tone(tmp_path / 'in.wav', 1.234)
   path, made = make(tmp_path, video=video, audio=audio, length=length)
   with av.open(path) as container:
     stream, sound = container.streams.video[0], container.streams.audio[0]
@@ -251,7 +251,7 @@ def test_rate_size_and_length_are_kept(tmp_path, rate, length):
 
 def test_a_short_video_is_played_back_and_forth_in_the_file(tmp_path):
   video = clips.write(tmp_path / 'in.mp4', 10)
-  path, _ = make(tmp_path, video=video, audio=speech(tmp_path / 'in.wav', 1.2))
+  path, _ = make(tmp_path, video=video, audio=clips.write_tone(tmp_path / 'in.wav', 1.2))
   forth = list(range(10))
   assert numbers(path) == (2 * (forth + forth[-2:0:-1]))[:30]
 
@@ -259,14 +259,14 @@ def test_a_short_video_is_played_back_and_forth_in_the_file(tmp_path):
 @pytest.mark.parametrize('slow', [5, 10])
 def test_slow_videos_do_not_outlast_the_sound(tmp_path, slow):
   video = clips.write(tmp_path / 'in.mp4', 30, rate=slow)
-  path, made = make(tmp_path, video=video, audio=speech(tmp_path / 'in.wav', 1.18))
+  path, made = make(tmp_path, video=video, audio=clips.write_tone(tmp_path / 'in.wav', 1.18))
   assert media.probe(path).duration == pytest.approx(1.18, abs=0.04)
 
 
 @pytest.mark.parametrize('size', [(63, 48), (64, 47), (63, 47)])
 def test_odd_sizes(tmp_path, size):
   video = clips.write(tmp_path / 'in.mkv', 10, size=size, codec='ffv1', pixels='yuv444p')
-  path, _ = make(tmp_path, video=video, audio=speech(tmp_path / 'in.wav', 0.4))
+  path, _ = make(tmp_path, video=video, audio=clips.write_tone(tmp_path / 'in.wav', 0.4))
   info = media.probe(path)
   assert (info.width, info.height) == size
   assert numbers(path) == list(range(10))
@@ -275,7 +275,9 @@ def test_odd_sizes(tmp_path, size):
 def test_a_variable_rate_becomes_its_mean_with_frames_at_their_times(tmp_path):
   times = np.cumsum([0.0] + [0.02, 0.06] * 20)
   video = clips.write(tmp_path / 'in.mkv', len(times), times=times, rate=1000)
-  path, made = make(tmp_path, video=video, audio=speech(tmp_path / 'in.wav', 1), length='video')
+  path, made = make(
+    tmp_path, video=video, audio=clips.write_tone(tmp_path / 'in.wav', 1), length='video'
+  )
   assert float(made.rate) == pytest.approx(25, rel=1e-3)
   shown = times[numbers(path)] - np.arange(made.frames) / 25
   assert abs(shown).max() <= 0.041
@@ -293,7 +295,7 @@ def test_a_variable_rate_becomes_its_mean_with_frames_at_their_times(tmp_path):
 )
 def test_the_sound_stays_as_good_as_it_came(tmp_path, rate, channels, subtype, out):
   video = clips.write(tmp_path / 'in.mp4', 10)
-  audio = speech(tmp_path / 'in.wav', 0.5, rate, channels, subtype)
+  audio = clips.write_tone(tmp_path / 'in.wav', 0.5, rate, channels, subtype)
   path, _ = make(tmp_path, video=video, audio=audio)
   info = media.probe(path)
   assert (info.audio_rate, info.audio_channels) == (out, min(channels, 2) if channels < 3 else 1)
@@ -317,7 +319,7 @@ def test_length_of_the_video_pads_the_sound_with_silence(tmp_path):
   path, _ = make(
     tmp_path,
     video=video,
-    audio=speech(tmp_path / 'in.wav', 0.8),
+    audio=clips.write_tone(tmp_path / 'in.wav', 0.8),
     length='video',
     painter=painter,
     chunk=64,
@@ -331,15 +333,35 @@ def test_length_of_the_video_pads_the_sound_with_silence(tmp_path):
 def test_a_picture_speaks(tmp_path):
   cv2.imwrite(str(tmp_path / 'face.png'), clips.frame(9, 63, 47)[..., ::-1])
   path, made = make(
-    tmp_path, image=str(tmp_path / 'face.png'), audio=speech(tmp_path / 'in.wav', 0.48)
+    tmp_path, image=str(tmp_path / 'face.png'), audio=clips.write_tone(tmp_path / 'in.wav', 0.48)
   )
   assert made.rate == 25 and made.frames == 12 and numbers(path) == [9] * 12
   assert (media.probe(path).width, media.probe(path).height) == (63, 47)
 
 
+def test_a_face_is_drawn_at_the_rate_of_its_system(tmp_path):
+  cv2.imwrite(str(tmp_path / 'face.png'), clips.frame(9)[..., ::-1])
+  request = lip_sync.Request(
+    image=str(tmp_path / 'face.png'),
+    audio=clips.write_tone(tmp_path / 'in.wav', 0.5),
+    output=str(tmp_path / 'out.mp4'),
+    region='whole',
+    box=BOX,
+  )
+  painter, said = Painter(), []
+  drawn = lip_sync.Generator('fake', SIZE, painter, part='face', picture_rate=Fraction(30))
+  made = lip_sync.lip_sync(request, drawn, say=said.append)
+  assert made.rate == 30 and made.frames == 15
+  np.testing.assert_allclose(painter.calls[0]['times'][:15], np.arange(15) / 30, atol=1e-6)
+  with av.open(request.output) as container:
+    assert container.streams.video[0].average_rate == 30
+    assert 'the face was drawn by tfg_jax' in container.metadata['comment']
+  assert 'the face redrawn in 15' in said[-1]
+
+
 def test_a_rotated_video_is_written_upright(tmp_path):
   video = clips.write(tmp_path / 'in.mp4', 10, rotation=90)
-  path, _ = make(tmp_path, video=video, audio=speech(tmp_path / 'in.wav', 0.4))
+  path, _ = make(tmp_path, video=video, audio=clips.write_tone(tmp_path / 'in.wav', 0.4))
   assert (media.probe(path).width, media.probe(path).height) == (48, 64)
   with media.VideoReader(path) as out, media.VideoReader(video) as source:
     upright = next(out.frames(3, 4)).astype(int)
@@ -356,7 +378,7 @@ def test_no_more_of_a_long_video_is_read_than_the_speech_needs(tmp_path):
     return detector(frames)
 
   video = clips.write(tmp_path / 'in.mp4', 200)
-  make(tmp_path, video=video, audio=speech(tmp_path / 'in.wav', 0.4), detector=counting)
+  make(tmp_path, video=video, audio=clips.write_tone(tmp_path / 'in.wav', 0.4), detector=counting)
   assert len(looked) <= 13  # 1.4 s, every third frame
 
 
@@ -364,14 +386,14 @@ def test_memory_does_not_grow_with_the_clip(tmp_path):
   video = clips.write(tmp_path / 'in.mp4', 75, size=(96, 96), options={'g': '25'})
 
   def peak(seconds):
-    audio = speech(tmp_path / f'{seconds}.wav', seconds)
+    audio = clips.write_tone(tmp_path / f'{seconds}.wav', seconds)
     tracemalloc.start()
     make(tmp_path, video=video, audio=audio, box=[20, 20, 60, 70], chunk=32)
     _, top = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return top
 
-  make(tmp_path, video=video, audio=speech(tmp_path / 'in.wav', 1), box=[20, 20, 60, 70])
+  make(tmp_path, video=video, audio=clips.write_tone(tmp_path / 'in.wav', 1), box=[20, 20, 60, 70])
   short, long = peak(4), peak(24)
   # 20 s more are 14 MB of frames; their speech is 0.6 MB as 16-bit samples.
   assert long - short < 1.5e6
@@ -394,7 +416,7 @@ def test_frames_without_a_face_are_reported_before_anything_is_drawn(tmp_path):
     ]
 
   video = clips.write(tmp_path / 'in.mp4', 20)
-  audio = speech(tmp_path / 'in.wav', 0.8)
+  audio = clips.write_tone(tmp_path / 'in.wav', 0.8)
   _, made = make(tmp_path, video=video, audio=audio, detector=gappy, painter=painter, say=say)
   text = '\n'.join(line for line, calls in said if not calls)
   assert 'not found in 3 of 20 frames' in text and 'stay as they are (--gaps=keep)' in text
@@ -418,7 +440,7 @@ def test_many_gaps_are_summed_up(tmp_path):
   make(
     tmp_path,
     video=clips.write(tmp_path / 'in.mp4', 30),
-    audio=speech(tmp_path / 'in.wav', 1.2),
+    audio=clips.write_tone(tmp_path / 'in.wav', 1.2),
     detector=gappy,
     detect_every=1,
     say=said.append,
@@ -440,7 +462,7 @@ def test_what_happens_to_the_lengths_is_said(tmp_path, seconds, length, words):
   make(
     tmp_path,
     video=clips.write(tmp_path / 'in.mp4', 10),
-    audio=speech(tmp_path / 'in.wav', seconds),
+    audio=clips.write_tone(tmp_path / 'in.wav', seconds),
     length=length,
     say=said.append,
   )
@@ -453,7 +475,7 @@ def test_what_happens_to_the_lengths_is_said(tmp_path, seconds, length, words):
 def test_boxes_from_the_user_are_used_as_they_are(tmp_path):
   painter = Painter()
   video = clips.write(tmp_path / 'in.mp4', 10)
-  audio = speech(tmp_path / 'in.wav', 0.4)
+  audio = clips.write_tone(tmp_path / 'in.wav', 0.4)
   boxes = np.array([[i, 10, i + 20, 40] for i in range(10)], float)
   boxes[4] = np.nan
   np.save(tmp_path / 'boxes.npy', boxes)
@@ -462,7 +484,7 @@ def test_boxes_from_the_user_are_used_as_they_are(tmp_path):
   )
   assert made.redrawn == 9
   with media.VideoReader(video) as reader:
-    expected = generate.crop(next(reader.frames(6, 7)), boxes[6].astype(int), SIZE)
+    expected = lip_sync.crop(next(reader.frames(6, 7)), boxes[6].astype(int), SIZE)
   np.testing.assert_array_equal(painter.calls[0]['faces'][6], expected)
   _, made = make(tmp_path, video=video, audio=audio, box=[10, 10, 40, 40])
   assert made.redrawn == 10
@@ -477,18 +499,11 @@ def good(tmp_path):
   cv2.imwrite(str(tmp_path / 'face.png'), clips.frame(9)[..., ::-1])
   return types.SimpleNamespace(
     video=clips.write(tmp_path / 'in.mp4', 10),
-    audio=speech(tmp_path / 'in.wav', 0.4),
+    audio=clips.write_tone(tmp_path / 'in.wav', 0.4),
     image=str(tmp_path / 'face.png'),
     output=str(tmp_path / 'out.mp4'),
+    folder=str(tmp_path),
   )
-
-
-def run(*arguments):
-  """The command in this process."""
-  values = flags.FlagValues()
-  generate.define_flags(values)
-  values(['generate', *arguments])
-  return generate.main(['generate'], values)
 
 
 @pytest.mark.parametrize(
@@ -496,12 +511,8 @@ def run(*arguments):
   [
     (dict(video=None), ConfigError, 'one of --video and --image'),
     (dict(image='{image}'), ConfigError, 'one of --video and --image'),
-    (dict(box='1,2,3,4', boxes='b.npy'), ConfigError, 'one of --box and --boxes'),
-    (dict(box='1,2,x,4'), ConfigError, 'not four numbers'),
+    (dict(box=[1, 2, 3, 4], boxes='b.npy'), ConfigError, 'one of --box and --boxes'),
     (dict(video=None, image='{image}', length='video'), ConfigError, 'still image has no length'),
-    (dict(workdir=None), ConfigError, '--workdir is missing'),
-    (dict(audio=None), ConfigError, '--audio is missing'),
-    (dict(output=None), ConfigError, '--output is missing'),
     (dict(video='{image}'), MediaError, r'still image[\s\S]*use --image'),
     (dict(video=None, image='{video}'), MediaError, r'this is a video[\s\S]*use --video'),
     (dict(video='{audio}'), MediaError, 'no video stream'),
@@ -510,18 +521,19 @@ def run(*arguments):
     (dict(output='{video}'), MediaError, 'would replace an input'),
     (dict(output='/nowhere/out.mp4'), MediaError, 'folder of the output does not exist'),
     (dict(output='out.avi'), MediaError, 'does not end in .mp4'),
+    (dict(box=[5, 5, 1, 9]), MediaError, r'x1 < x2 and y1 < y2\n  where: --box'),
+    (dict(boxes='{folder}/none.npy'), MediaError, 'the boxes cannot be read'),
   ],
 )
 def test_requests_that_cannot_be(good, change, error, message):
-  chosen = dict(workdir='w', video=good.video, audio=good.audio, output=good.output)
-  chosen |= {name: text and text.format(**vars(good)) for name, text in change.items()}
+  chosen = dict(video=good.video, audio=good.audio, output=good.output) | change
+  chosen = {
+    name: value.format(**vars(good)) if isinstance(value, str) else value
+    for name, value in chosen.items()
+  }
+  request = lip_sync.Request(**chosen)
   with pytest.raises(error, match=message):
-    run(*(f'--{name}={value}' for name, value in chosen.items() if value is not None))
-
-
-def test_unexpected_arguments():
-  with pytest.raises(ConfigError, match='unexpected arguments'):
-    generate.main(['generate', 'in.mp4'])
+    request.check()
 
 
 def test_a_video_without_a_face(tmp_path, good):
@@ -544,87 +556,15 @@ def test_sound_without_samples(tmp_path, good):
     make(tmp_path, video=good.video, audio=str(tmp_path / 'empty.wav'))
 
 
-# The command.
-
-
-@pytest.fixture
-def trained_run(monkeypatch):
-  """A run whose system draws grey faces."""
-  system = types.SimpleNamespace(
-    face_size=SIZE, generate=lambda state, inputs: state + 0 * inputs['faces']
-  )
-  run_ = types.SimpleNamespace(
-    run=types.SimpleNamespace(system='talklip'), system=system, state=np.uint8(77), step=500
-  )
-  module = types.ModuleType('tfg_jax.trained')
-  module.load = lambda workdir: run_
-  monkeypatch.setitem(sys.modules, 'tfg_jax.trained', module)
-  monkeypatch.setattr('tfg_jax.trained', module, raising=False)
-
-
-def test_the_command_writes_a_file(good, trained_run, capsys):
-  run(
-    '--workdir=w',
-    f'--video={good.video}',
-    f'--audio={good.audio}',
-    f'--output={good.output}',
-    '--box=20,14,44,46',
-    '--region=whole',
-  )
-  assert f'Wrote {good.output}: 0.40 s, 10 frames of 64x48 at 25' in capsys.readouterr().out
-  with media.VideoReader(good.output) as reader:
-    assert abs(next(reader.frames(5, 6))[30, 32].astype(int) - 77).max() < 5
-  with av.open(good.output) as container:
-    assert '(talklip, step 500)' in container.metadata['comment']
-
-
-def test_an_interruption_writes_nothing_and_has_its_own_code(
-  good, trained_run, monkeypatch, capsys
-):
-  def interrupt(*_, **__):
-    raise KeyboardInterrupt
-
-  monkeypatch.setattr(generate, 'paste', interrupt)
-  with pytest.raises(SystemExit) as stopped:
-    run(
-      '--workdir=w',
-      f'--video={good.video}',
-      f'--audio={good.audio}',
-      f'--output={good.output}',
-      '--box=20,14,44,46',
-    )
-  assert stopped.value.code == errors.EXIT_INTERRUPTED
-  assert 'was not written' in capsys.readouterr().err
-  assert not pathlib.Path(good.output).exists()
-
-
-def test_an_expected_failure_is_one_message_and_exit_code_2(tmp_path):
-  result = subprocess.run(
-    [sys.executable, '-m', 'tfg_jax.generate', '--workdir=w', '--video=none.mp4']
-    + ['--audio=none.wav', '--output=out.mp4'],
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == errors.EXIT_EXPECTED_FAILURE
-  assert result.stderr.startswith('MediaError: the file does not exist')
-  assert 'Traceback' not in result.stderr
-
-
-def test_importing_the_command_does_not_import_jax_or_tensorflow():
-  code = 'import sys, tfg_jax.generate; print({"jax", "tensorflow"} & set(sys.modules))'
-  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-  assert result.stdout.strip() == 'set()'
-
-
 @pytest.mark.end_to_end
 def test_a_real_face_is_redrawn_where_it_is(tmp_path):
   skimage_data = pytest.importorskip('skimage.data')
   picture = str(tmp_path / 'astronaut.png')
   cv2.imwrite(picture, skimage_data.astronaut()[..., ::-1])
-  request = generate.Request(
-    image=picture, audio=speech(tmp_path / 'in.wav', 1), output=str(tmp_path / 'out.mp4')
+  request = lip_sync.Request(
+    image=picture, audio=clips.write_tone(tmp_path / 'in.wav', 1), output=str(tmp_path / 'out.mp4')
   )
-  made = generate.lip_sync(request, generator(), load_detector=faces.mtcnn_detector)
+  made = lip_sync.lip_sync(request, generator(), load_detector=faces.mtcnn_detector)
   assert made.frames == made.redrawn == 25
   with media.VideoReader(request.output) as reader:
     difference = abs(next(reader.frames(5, 6)).astype(int) - skimage_data.astronaut()).max(axis=2)
