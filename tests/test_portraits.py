@@ -29,9 +29,8 @@ def painter():
 def test_a_portrait_and_a_strip(tmp_path, painter):
   sound = write(tmp_path / 'voice.wav', audio=tone(6.0), audio_codec='pcm_s16le')
   said = []
-  seconds = portraits.draw(
-    sound, tmp_path / 'face.png', painter, strip=tmp_path / 'strip.png', say=said.append
-  )
+  request = portraits.Request(sound, str(tmp_path / 'face.png'), str(tmp_path / 'strip.png'))
+  seconds = portraits.draw(request, painter, say=said.append)
   assert seconds == pytest.approx(6.0)
   with Image.open(tmp_path / 'face.png') as face:
     assert face.size == (8, 8) and face.getpixel((0, 0)) == (59,) * 3  # all 599 frames
@@ -53,20 +52,23 @@ def test_what_cannot_be_drawn(tmp_path, painter):
   sound = write(tmp_path / 'quiet.wav', audio=0 * tone(1.0), audio_codec='pcm_s16le')
   listens = portraits.Painter('a test', 'energy', painter.draw)
   with pytest.raises(errors.DataError, match='no speech in 1.00 s of sound') as caught:
-    portraits.draw(sound, tmp_path / 'face.png', listens)
+    portraits.draw(portraits.Request(sound, str(tmp_path / 'face.png')), listens)
   assert 'quiet.wav' in str(caught.value)
-  with pytest.raises(errors.MediaError, match='face.jpg does not end in .png'):
-    portraits.draw(sound, tmp_path / 'face.jpg', painter)
-  with pytest.raises(errors.MediaError, match='the folder of the output does not exist'):
-    portraits.check_output(tmp_path / 'none' / 'face.png')
   (tmp_path / 'folder.png').mkdir()
-  with pytest.raises(errors.MediaError, match='the output is a folder'):
-    portraits.check_output(tmp_path / 'folder.png')
+  for name, message in (
+    ('face.jpg', 'face.jpg does not end in .png'),
+    ('none/face.png', 'the folder of the output does not exist'),
+    ('folder.png', 'the output is a folder'),
+  ):
+    with pytest.raises(errors.MediaError, match=message):
+      portraits.draw(portraits.Request(sound, str(tmp_path / name)), painter)
+    with pytest.raises(errors.MediaError, match=message):
+      portraits.Request(sound, str(tmp_path / 'face.png'), str(tmp_path / name)).check()
+  with pytest.raises(errors.ConfigError, match='--strip and --output are the same file'):
+    portraits.Request(sound, *2 * [str(tmp_path / 'face.png')]).check()
 
 
-def test_a_run_of_another_system_draws_no_portraits(trained_workdir):
-  with pytest.raises(errors.CheckpointError, match='a run of talklip draws no portraits'):
-    portraits.load_painter(trained_workdir)
+def test_the_gallery_needs_a_run_that_draws_portraits(trained_workdir):
   values = flags.FlagValues()
   gallery.define_flags(values)
   values(['x', f'--workdir={trained_workdir}'])
