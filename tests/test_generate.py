@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import clips
 import cv2
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -49,7 +50,9 @@ def given(tmp_path_factory):
   picture = np.tile(np.arange(64, dtype=np.uint8)[:, None] * 3, (80, 1, 3))
   cv2.imwrite(str(root / 'face.png'), picture)
   # Speech that is not the same everywhere: of growing loudness, with noise.
-  wave = np.random.default_rng(0).normal(0, 3000, (40_000, 1)) * np.linspace(0, 2, 40_000)[:, None]
+  wave = (
+    np.random.default_rng(0).normal(0, 6000, (40_000, 1)) * np.linspace(0.2, 1, 40_000)[:, None]
+  )
   np.save(root / 'boxes.npy', np.tile([0.0, 0, 64, 48], (30, 1)))
   sound = wave.astype(np.int16)
   return types.SimpleNamespace(
@@ -321,22 +324,50 @@ def test_importing_the_command_does_not_import_jax_or_tensorflow():
 
 # Small systems with random weights, from the flags to the file.
 
+# Of the weights: narrow networks lose what they are shown if it is lower, and saturate if higher.
+GAINS = {'davs': 2, 'sdfa': 4, 's2f_sdfa': 5, 'speech2video': 5, 'sf2f': 2}
+
+
+def lively(system, gain):
+  """A fresh state whose players answer to what they see and hear."""
+  rng = np.random.default_rng(0)
+
+  def louder(leaf):
+    if leaf.ndim < 2:
+      return leaf
+    scale = gain / np.sqrt(np.prod(leaf.shape[:-1]))
+    return rng.normal(0, scale, leaf.shape).astype(leaf.dtype)
+
+  state = fresh(system)
+  nets = {
+    name: net if name == 'voice' else net.replace(params=jax.tree.map(louder, net.params))
+    for name, net in state.nets.items()
+  }
+  return state.replace(nets=nets)
+
 
 @pytest.fixture
 def draw(workdirs, given, monkeypatch, tmp_path):
-  """`draw(name, flags)`: the frames of what the command writes, (T, H, W, 3) int, and its path."""
+  """`draw(name, flags)`: the frames before they are coded, (T, H, W, 3) int, and the file's path."""
+  frames = []
+  write = media.VideoWriter.write
+
+  def keep(writer, frame):
+    frames.append(frame.astype(int))
+    write(writer, frame)
 
   def load(workdir):
     run_ = configuration.resolve(trained.read_config(workdir))
     system = systems.build(run_, axis_name=None)
-    return trained.Trained(run_, system, fresh(system), 7)
+    return trained.Trained(run_, system, lively(system, GAINS[workdir.split('/')[-1]]), 7)
 
   def make(name, chosen):
-    path = str(tmp_path / f'{len(list(tmp_path.iterdir()))}.mp4')
+    path = str(tmp_path / 'out.mp4')
+    frames.clear()
     run_with(workdirs, given, name, chosen | dict(output=path))
-    with media.VideoReader(path) as reader:
-      return np.stack(list(reader.scan())).astype(int), path
+    return np.stack(frames), path
 
+  monkeypatch.setattr(media.VideoWriter, 'write', keep)
   monkeypatch.setattr(trained, 'load', load)
   return make
 
@@ -364,16 +395,16 @@ def test_a_picture_speaks(draw, given, tmp_path, name):
   chosen = PICTURE | dict(box='10,20,50,60')
   frames, path = draw(name, chosen)
   check_file(
-    path, rate=25, size=(64, 80), seconds=2.5, frames=62, comment='from a picture and speech'
+    path, rate=25, size=(64, 80), seconds=2.5, frames=63, comment='from a picture and speech'
   )
   other, _ = draw(name, chosen | dict(audio=quiet(given, tmp_path)))
   x1, y1, x2, y2 = FACE
   difference = abs(frames - other)[:, y1:y2, x1:x2].max((1, 2, 3))
-  assert difference[40:].min() > 3 * max(1, difference[:25].max())
+  assert difference[:25].max() == 0 and difference[40:].min() > 20
   picture = media.read_image(given.image).astype(int)
   outside = np.ones((80, 64), bool)
-  outside[y1 - 2 : y2 + 2, x1 - 2 : x2 + 2] = False
-  assert abs(frames - picture)[:, outside].max() < 12
+  outside[y1:y2, x1:x2] = False
+  assert abs(frames - picture)[:, outside].max() == 0
   assert abs(frames - picture)[:, y1:y2, x1:x2].mean() > 12
 
 
@@ -384,24 +415,24 @@ def test_a_picture_follows_a_video(draw, given, tmp_path):
   check_file(
     path, rate=30, size=(64, 80), seconds=1, frames=30, comment='the lips of another video'
   )
-  dark = tmp_path / 'dark.mp4'
-  with media.VideoReader(given.video) as reader, media.VideoWriter(dark, 64, 48, 30) as writer:
-    for index, frame in enumerate(reader.scan()):
-      writer.write(frame if index < 15 else 0 * frame)
-  other, silent = draw('davs', chosen | dict(video=dark))
-  assert not media.probe(silent).has_audio and media.probe(path).has_audio
+  # The same video, in which somebody else's lips are looked at from the middle on.
+  boxes = np.load(given.boxes)
+  boxes[15:] = [0, 24, 64, 48]
+  np.save(tmp_path / 'boxes.npy', boxes)
+  other, _ = draw('davs', chosen | dict(boxes=tmp_path / 'boxes.npy'))
   difference = abs(frames - other).max((1, 2, 3))
-  assert difference[16:].min() > 3 * max(1, difference[:14].max())
+  assert difference[:15].max() == 0 and difference[15:].min() > 20
 
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize('name', ['speech2video', 's2f_sdfa'])
 def test_a_head_talks(draw, given, tmp_path, name):
   frames, path = draw(name, HEAD)
-  check_file(path, rate=25, size=(32, 32), seconds=2.5, frames=62, comment='from speech alone')
-  assert abs(np.diff(frames, axis=0)).max((1, 2, 3)).max() > 3
-  other, _ = draw(name, HEAD | dict(audio=quiet(given, tmp_path)))
-  assert abs(frames - other)[40:].max((1, 2, 3)).min() > 0
+  check_file(path, rate=25, size=(32, 32), seconds=2.5, frames=63, comment='from speech alone')
+  # It moves while it speaks, and rests in the silence behind: 1.25 s of each.
+  frames, _ = draw(name, HEAD | dict(audio=quiet(given, tmp_path)))
+  motion = abs(np.diff(frames, axis=0)).max((1, 2, 3))
+  assert motion[:25].mean() > 3 * max(1, motion[-12:].mean())
 
 
 @pytest.mark.end_to_end
