@@ -348,7 +348,7 @@ def lively(system, gain):
 
 @pytest.fixture
 def draw(workdirs, given, monkeypatch, tmp_path):
-  """`draw(name, flags)`: the frames before they are coded, (T, H, W, 3) int, and the file's path."""
+  """`draw(name, flags)`: frames before coding, (T, H, W, 3) int, and the file's path."""
   frames = []
   write = media.VideoWriter.write
 
