@@ -1,7 +1,9 @@
 """The loop: what it computes on any devices, how it resumes, and when it stops."""
 
 import json
+import pathlib
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -211,3 +213,17 @@ def test_too_many_of_them_stop_the_run_and_name_the_steps(twin):
   state = state_of_one_number().replace(step=jnp.int32(10), skipped_in_row=jnp.int32(3))
   with pytest.raises(errors.TrainingError, match=r'the last 3 steps \(8 to 10\)'):
     train._check_finite(state, run)
+
+
+@pytest.mark.parametrize(
+  ('draws', 'flags'),
+  [('', None), ('head', '--audio=F --output=OUT.mp4'), ('portrait', '--audio=F --output=face.png')],
+)
+def test_the_end_says_how_to_draw_with_the_run(capsys, draws, flags):
+  system = types.SimpleNamespace(draws=draws, summary=lambda means: 'a sentence')
+  results = types.SimpleNamespace(step=4, means={}, table=lambda: 'a table')
+  train._say_done(types.SimpleNamespace(system='any'), system, results, pathlib.Path('w'), 60)
+  said = capsys.readouterr().out
+  assert 'any is trained: 4 steps, 1.0 minutes' in said
+  command = f'python -m tfg_jax.generate --workdir=w {flags}'
+  assert (command in said) == bool(draws) and ('tfg_jax.generate' in said) == bool(draws)
