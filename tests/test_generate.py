@@ -429,10 +429,11 @@ def test_a_picture_follows_a_video(draw, given, tmp_path):
 def test_a_head_talks(draw, given, tmp_path, name):
   frames, path = draw(name, HEAD)
   check_file(path, rate=25, size=(32, 32), seconds=2.5, frames=63, comment='from speech alone')
-  # It moves while it speaks, and rests in the silence behind: 1.25 s of each.
+  # It moves while it speaks, and much less in the silence behind (1.25 s of each); medians, as
+  # random recurrent networks still jump now and then.
   frames, _ = draw(name, HEAD | dict(audio=quiet(given, tmp_path)))
   motion = abs(np.diff(frames, axis=0)).max((1, 2, 3))
-  assert motion[:25].mean() > 3 * max(1, motion[-12:].mean())
+  assert np.median(motion[:25]) > 3 * max(1, np.median(motion[-12:]))
 
 
 @pytest.mark.end_to_end
