@@ -35,6 +35,7 @@ def steps_on(config, devices, count=3):
   for batch in batches:
     state, metrics = step(state, place.put(batch))
     rows.append(jax.device_get(metrics))
+    state = system.on_evaluation(state, {system.score: 1.0})
   numbers = jax.device_get(place.evaluate(system.eval_step)(state, place.put(batches[0])))
   return step, state, rows, numbers
 
@@ -52,8 +53,8 @@ def assert_same_training(actual, expected):
   """
   for step, (metrics, other) in enumerate(zip(actual[2], expected[2], strict=True)):
     assert metrics.keys() == other.keys()
-    rtol = 2e-4 if step == 0 else 1e-2
     for name, value in metrics.items():
+      rtol = 2e-4 if step == 0 else 5e-2 if name.endswith('grad_norm') else 1e-2
       np.testing.assert_allclose(value, other[name], rtol=rtol, atol=1e-6, err_msg=name)
   for name, value in actual[3].items():
     np.testing.assert_allclose(value, expected[3][name], rtol=2e-2, atol=1e-4, err_msg=name)
@@ -68,7 +69,7 @@ def test_pmap_trains_as_jit_does(twin, on_one_device):
   assert_same_training(steps_on(twin(partition='pmap'), jax.devices()[:2]), on_one_device)
 
 
-def test_the_step_compiles_once(on_one_device):
+def test_the_step_compiles_once_with_evaluations_between(on_one_device):
   assert on_one_device[0]._cache_size() == 1
 
 

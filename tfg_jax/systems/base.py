@@ -84,12 +84,16 @@ class State:
 
   @classmethod
   def create(cls, key, nets, *, frozen=None, schedule=None, stage=0) -> 'State':
+    # The first evaluation or checkpoint loses weak types, and the step would compile once more.
+    nets, frozen, schedule = jax.tree.map(
+      lambda x: jnp.asarray(x, x.dtype), (nets, frozen or {}, schedule or {})
+    )
     return cls(
       step=jnp.zeros((), jnp.int32),
       key=key,
       nets=nets,
-      frozen=frozen or {},
-      schedule=schedule or {},
+      frozen=frozen,
+      schedule=schedule,
       skipped=jnp.zeros((), jnp.int32),
       skipped_in_row=jnp.zeros((), jnp.int32),
       stage=stage,
