@@ -13,7 +13,7 @@ def get_config():
   c = ml_collections.ConfigDict()
   c.system = 'talklip'
   c.seed = 0
-  c.num_steps = 1400
+  c.num_steps = 1300
   c.partition = 'jit'
   c.dtype = 'float32'
   c.log_every = 50
@@ -64,6 +64,6 @@ def get_config():
     b2=0.999,
     patience=5,
   )
-  c.checkpoint = dict(every=700, keep=2, keep_best=1)
-  c.evaluation = dict(every=700, split='valid', max_clips=0, samples=4)
+  c.checkpoint = dict(every=650, keep=2, keep_best=1)
+  c.evaluation = dict(every=650, split='valid', max_clips=0, samples=4)
   return c
