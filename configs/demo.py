@@ -13,7 +13,7 @@ def get_config():
   c = ml_collections.ConfigDict()
   c.system = 'talklip'
   c.seed = 0
-  c.num_steps = 1300
+  c.num_steps = 1250
   c.partition = 'jit'
   c.dtype = 'float32'
   c.log_every = 50
@@ -22,7 +22,7 @@ def get_config():
     # Lips that follow the sound exactly, heads that hold still and little silence: what minutes
     # suffice for.
     puppets=dict(
-      clips=360,
+      clips=240,
       seed=0,
       identities=12,
       frames=50,
@@ -64,6 +64,6 @@ def get_config():
     b2=0.999,
     patience=5,
   )
-  c.checkpoint = dict(every=650, keep=2, keep_best=1)
-  c.evaluation = dict(every=650, split='valid', max_clips=0, samples=4)
+  c.checkpoint = dict(every=625, keep=2, keep_best=1)
+  c.evaluation = dict(every=625, split='valid', max_clips=0, samples=4)
   return c
