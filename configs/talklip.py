@@ -91,7 +91,6 @@ def get_test_config(variant='g+c'):
     windows=2,
     evaluation_windows=2,
     learning_rate=1e-3,
-    discriminator_learning_rate=1e-3,
   )
   if c.model.audio == 'local':
     c.model.audio_encoder = dict(widths=(4, 8, 8, 8, 8), residuals=(0, 0, 1, 0))

@@ -151,7 +151,7 @@ def make_clip(source: Source, *, detector=None):
   Raises:
     DataError, MediaError: if a file is damaged or no face is found.
   """
-  from tfg_jax import faces, generate, media
+  from tfg_jax import faces, media
   from tfg_jax.data import records
 
   path = os.path.join(source.directory, 'VideoFlash', f'{source.name}.flv')
@@ -168,7 +168,7 @@ def make_clip(source: Source, *, detector=None):
   if np.isnan(boxes).any():
     raise DataError('a shot of it shows no face', where=path)
   seconds = min(len(wav) / 16_000, times[-1] + 1 / FPS)
-  chosen = generate.schedule(times, FPS, None)[: max(1, int(seconds * FPS))]
+  chosen = media.on_screen(times, FPS)[: max(1, int(seconds * FPS))]
   frames, boxes = cut_square([pictures[i] for i in chosen], boxes[chosen], source.size)
   parts = _NAME.fullmatch(source.name)
   return records.Clip(

@@ -81,7 +81,7 @@ def make_clip(source: Source):
   """
   import cv2
 
-  from tfg_jax import generate, media
+  from tfg_jax import media
   from tfg_jax.data import records
 
   wav = media.read_audio(source.audio)
@@ -89,7 +89,7 @@ def make_clip(source: Source):
     pictures = list(reader.scan())
     times = reader.times
   seconds = min(len(wav) / 16_000, times[-1] + 1 / FPS)
-  chosen = generate.schedule(times, FPS, None)[: max(1, round(seconds * FPS))]
+  chosen = media.on_screen(times, FPS)[: max(1, round(seconds * FPS))]
   chosen = chosen[: source.max_frames]
   size = source.size
   frames = [cv2.resize(pictures[i], (size, size), interpolation=cv2.INTER_AREA) for i in chosen]

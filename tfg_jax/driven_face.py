@@ -63,7 +63,7 @@ def drive(
     )
     is_given = request.boxes is not None
     boxes = lip_sync.pixel_boxes(reader, track, 'interpolate', as_given=is_given)
-    order = lip_sync.schedule(reader.times, reader.rate, None)
+    order = media.on_screen(reader.times, reader.rate)
     seconds = float(len(order) / reader.rate)
     audio = None
     if media.probe(request.video).has_audio:

@@ -156,10 +156,7 @@ def lip_sync(
 
 
 def schedule(times: np.ndarray, rate: Fraction, seconds: float | None) -> np.ndarray:
-  """Chooses the source frame of each output frame, (T,) int.
-
-  Output frame k shows from k / rate to (k + 1) / rate; it is the source frame on screen in the
-  middle of that time, so a constant rate is copied frame by frame and a variable one is held.
+  """Chooses the source frame of each output frame, (T,) int: `media.on_screen`, fitted to a sound.
 
   Args:
     times: of the source frames, seconds.
@@ -167,11 +164,10 @@ def schedule(times: np.ndarray, rate: Fraction, seconds: float | None) -> np.nda
     seconds: how long the output is; a shorter video runs forwards and backwards in turn, without
       showing its ends twice. None: as long as the video.
   """
-  once = round(float(times[-1] * rate)) + 1
-  middles = (np.arange(once) + 0.5) / float(rate)
-  forwards = np.searchsorted(times, middles, 'right') - 1
+  forwards = media.on_screen(times, rate)
   if seconds is None:
     return forwards
+  once = len(forwards)
   count = synthetic_video.count_frames(seconds, rate)
   period = max(1, 2 * (once - 1))
   position = np.arange(count) % period

@@ -418,6 +418,21 @@ class VideoReader:
     return np.ascontiguousarray(picture)
 
 
+def on_screen(times: np.ndarray, rate: Fraction) -> np.ndarray:
+  """Which frame each frame of a constant rate shows, (T,) int.
+
+  Frame k of it lasts from k / rate to (k + 1) / rate and shows what is on screen in the middle of
+  that time, so a constant rate is copied frame by frame and a variable one is held.
+
+  Args:
+    times: of the frames, seconds from the first.
+    rate: frames per second.
+  """
+  count = round(float(times[-1] * rate)) + 1
+  middles = (np.arange(count) + 0.5) / float(rate)
+  return np.searchsorted(times, middles, 'right') - 1
+
+
 def read_image(path) -> np.ndarray:
   """The first picture of a file as RGB uint8 (H, W, 3), turned as its EXIF says."""
   with VideoReader(path) as reader:

@@ -43,7 +43,7 @@ class Net:
 
 
 def muon(rate: optax.ScalarOrSchedule, b1: float, b2: float) -> optax.GradientTransformation:
-  """Muon (Jordan et al. 2024) for the kernels and, with the betas given, Adam for the rest.
+  """Muon (Jordan et al. 2024) for the kernels; with the betas given, Nesterov's Adam for the rest.
 
   A kernel's step is its momentum with all singular values made equal, as large as Adam's: the same
   rate serves both (Liu et al. 2025, section 2.2). Small networks learn from half the examples.
