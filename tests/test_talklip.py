@@ -11,7 +11,7 @@ import pytest
 from configs import talklip as configs
 from tfg_jax import configuration, errors, losses, pretrained, systems, train, trained
 from tfg_jax.data import pipeline, records
-from tfg_jax.systems import base, lip_expert
+from tfg_jax.systems import base, lip_expert, mouths
 
 
 def build(config):
@@ -131,7 +131,7 @@ def test_the_expert_teaches_in_stage_2_only(heard_globally):
 @pytest.mark.end_to_end
 def test_the_expert_reads_the_real_clip_where_nothing_is_pasted(heard_globally, expert_workdir):
   system, state, batch = heard_globally
-  target, _, index, mask = system._window_inputs(batch, 5)
+  target, _, index, mask = mouths.window_inputs(batch, 5, system.face_size)
   embedding = np.random.default_rng(0).standard_normal((len(mask), 16)).astype(np.float32)
   reader = lip_expert.read(expert_workdir)
   logits, seen = jax.jit(functools.partial(reader.module.apply, train=False))(
@@ -244,7 +244,7 @@ def test_evaluation_numbers(trained_run, twin):
   np.testing.assert_array_equal(numbers['ground_truth/mouth_l1'], 0)
   np.testing.assert_array_equal(numbers['ground_truth/psnr'], 100)
   # By hand: the identity's lower half is that of frame 0, the windows start at 0 and 5.
-  target, face, _, _ = system._window_inputs(batch, 5)
+  target, face, _, _ = mouths.window_inputs(batch, 5, system.face_size)
   error = np.abs(np.asarray(face[..., 3:]) - np.asarray(target))[:, 6:, 3:9]
   expected = error.mean((1, 2, 3)).reshape(2, -1).mean(1)
   np.testing.assert_allclose(numbers['identity_mouth/mouth_l1'], expected, rtol=1e-5)
@@ -258,7 +258,7 @@ def test_generate_draws_what_evaluation_sees(trained_run, twin):
   run, system = build(twin())
   state = trained_run.state
   batch = one_batch(run, system.sample_evaluation, pipeline.eval_batches)
-  target, face, index, _ = system._window_inputs(batch, 5)
+  target, face, index, _ = mouths.window_inputs(batch, 5, system.face_size)
   per_clip = index.shape[1]
   expected = system._draw(state, face, batch, index / 25)[:per_clip, ..., ::-1] * 255
   drawn = jax.jit(system.generate)(

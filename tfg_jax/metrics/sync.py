@@ -43,14 +43,14 @@ def num_windows(num_frames, num_samples):
   return jnp.minimum(num_frames, num_samples // SAMPLES_PER_FRAME) - WINDOW_FRAMES
 
 
-def lip_windows(frames, starts):
-  """Returns (N, 5, 224, 224, 3) float32 BGR windows from (T, H, W, 3) uint8 RGB frames.
+def lip_windows(frames, starts, size: int = FRAME_SIZE):
+  """Returns (N, 5, size, size, 3) float32 BGR windows from (T, H, W, 3) uint8 RGB frames.
 
   `starts` (N,) are first frames; the aspect ratio is ignored, as officially.
   """
   height, width = frames.shape[1:3]
   boxes = jnp.broadcast_to(jnp.array([0, 0, width, height]), (len(frames), 4))
-  scaled = video.crop_faces(frames, boxes, FRAME_SIZE)[..., ::-1]
+  scaled = video.crop_faces(frames, boxes, size)[..., ::-1]
   return scaled[starts[:, None] + jnp.arange(WINDOW_FRAMES)]
 
 

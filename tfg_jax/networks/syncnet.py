@@ -126,9 +126,18 @@ class SyncStream(nn.Module):
     return layers.Dense(self.features, dtype=self.dtype, name='out')(x).astype(jnp.float32)
 
 
-def lip_stream(widths=(96, 256, 256, 256, 256, 512), **fields):
-  """The stream that reads (N, 224, 224, 15): five frames stacked along the channels."""
-  kernels = [(7, 2, 0), (5, 2, 1), (3, 1, 1), (3, 1, 1), (3, 1, 1), (6, 1, 0)]
+def lip_stream(widths=(96, 256, 256, 256, 256, 512), size: int = 224, **fields):
+  """The stream that reads (N, size, size, 15): five frames stacked along the channels.
+
+  Raises:
+    ValueError: if nothing is left of such a picture before the last convolution.
+  """
+  left = size
+  for kernel, padding in ((7, 0), (3, 0), (5, 1), (3, 1), (3, 0)):  # those with strides of 2
+    left = (left + 2 * padding - kernel) // 2 + 1
+  if left < 1:
+    raise ValueError(f'pictures of {size} px are too small for SyncNet')
+  kernels = [(7, 2, 0), (5, 2, 1), (3, 1, 1), (3, 1, 1), (3, 1, 1), (left, 1, 0)]
   convolutions = tuple(
     (width, (kernel, kernel), strides, padding)
     for width, (kernel, strides, padding) in zip(widths, kernels, strict=True)

@@ -177,6 +177,17 @@ def global_norm(grads) -> jax.Array:
   return jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(grads)))
 
 
+def strip(video, num_frames) -> jax.Array:
+  """Eight frames of each clip side by side, (B, T, H, W, C) to (B, H, 8 W, C).
+
+  They come from its middle, where people speak, two apart.
+  """
+  shown = num_frames[:, None] // 2 + 2 * jnp.arange(-4, 4)
+  shown = jnp.clip(shown, 0, num_frames[:, None] - 1)[..., None, None, None]
+  picked = jnp.take_along_axis(video, shown, axis=1).swapaxes(1, 2)
+  return picked.reshape(*picked.shape[:2], -1, picked.shape[-1])
+
+
 def mean_over_devices(tree, axis_name: str | None):
   """Averages over the pmap axis; under jit (None) the numbers are already global."""
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

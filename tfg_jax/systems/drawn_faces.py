@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from tfg_jax.metrics import image as image_metrics
+from tfg_jax.systems import base
 
 
 def to_signed(image):
@@ -44,15 +45,7 @@ def recognised(row: str, batch, who, mood):
 def pictures(real, drawn, num_frames):
   """Samples for people: strips and videos of faces (B, T, S, S, 3) in [-1, 1], real ones first."""
   real, drawn = to_uint8(real), to_uint8(drawn)
-  # Eight frames from the middle of the clip, where people speak, two apart.
-  shown = num_frames[:, None] // 2 + 2 * jnp.arange(-4, 4)
-  shown = jnp.clip(shown, 0, num_frames[:, None] - 1)[..., None, None, None]
-
-  def strip(video):  # (B, T, S, S, 3) -> (B, S, 8 S, 3)
-    picked = jnp.take_along_axis(video, shown, axis=1).swapaxes(1, 2)
-    return picked.reshape(*picked.shape[:2], -1, 3)
-
   return {
-    'strips': jnp.concatenate([strip(real), strip(drawn)], axis=1),
+    'strips': jnp.concatenate([base.strip(x, num_frames) for x in (real, drawn)], axis=1),
     'videos': jnp.concatenate([real, drawn], axis=3),
   }

@@ -112,9 +112,7 @@ def show(video: jax.Array, num_frames: jax.Array) -> dict[str, jax.Array]:
   low, high = video.min((1, 2, 3, 4), keepdims=True), video.max((1, 2, 3, 4), keepdims=True)
   gray = (255 * (video - low) / jnp.maximum(high - low, 1e-6)).astype(jnp.uint8)
   videos = jnp.repeat(gray, 3, axis=-1)
-  shown = num_frames[:, None] * jnp.arange(8) // 8
-  strips = jnp.take_along_axis(videos, shown[..., None, None, None], axis=1).swapaxes(1, 2)
-  return {'strips': strips.reshape(*strips.shape[:2], -1, 3), 'videos': videos}
+  return {'strips': base.strip(videos, num_frames), 'videos': videos}
 
 
 def draws_no_faces(name: str) -> errors.ConfigError:

@@ -35,14 +35,12 @@ from tfg_jax.networks.avhubert import AVHubertEncoder
 from tfg_jax.networks.discriminator import QualityDiscriminator
 from tfg_jax.networks.face_unet import FaceUNet
 from tfg_jax.networks.mel_encoder import MelEncoder
-from tfg_jax.systems import base, lip_expert, lips
+from tfg_jax.systems import base, lip_expert, lips, mouths
 
 # Stage 1 on, these layers of the audio encoder learn; the rest of it never does.
 _TUNED_LAYERS = 3
-_EVALUATION_FRAMES = 5  # per window
 _MOST_NEGATIVES = 100  # of the contrastive loss, per face
 _OPTIMIZERS = {'adam': optax.adam, 'muon': base.muon}
-_FPS = 25  # the rate of TalkLip's video, and of the global encoder's rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,39 +322,15 @@ class TalkLip:
     if self._reads_lips:
       drawn['tokens'] = self._reader.vocabulary.encode(clip.text, self.settings.max_tokens)
     else:  # nobody looks at more of the clip than what is drawn, and whom
-      indices = _frame_indices(drawn, self.settings.window_frames)
+      indices = mouths.frame_indices(drawn, self.settings.window_frames)
       drawn['frame_index'] = np.concatenate(indices)
     return drawn
 
   def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Windows spread over the clip; the identity reference is its first frame."""
     return windows.validation_windows(
-      len(clip.frames), self.settings.evaluation_windows, _EVALUATION_FRAMES
+      len(clip.frames), self.settings.evaluation_windows, mouths.EVALUATION_FRAMES
     )
-
-  def _window_inputs(self, batch: base.Batch, length: int):
-    """The faces of a batch's windows of `length` frames, and where they stand.
-
-    Returns:
-      (target, pose and identity, frame index, mask): (N, S, S, 3) and (N, S, S, 6) in [0, 1], BGR
-      as the official weights have it, (B, n) and (N,), where N = B * n = B * windows * length.
-    """
-    index, identity_index = _frame_indices(batch, length)
-    rows = index, identity_index
-    if 'frame_index' in batch:  # these alone are in the batch
-      everyone = jnp.broadcast_to(jnp.arange(2 * index.shape[1]), batch['frame_index'].shape)
-      rows = jnp.split(everyone, 2, axis=1)
-    target, identity = (self._crop(batch, x) for x in rows)
-    mask = jnp.repeat(batch['window_mask'].reshape(-1), length)
-    return target, _pose_and_identity(target, identity), index, mask
-
-  def _crop(self, batch, index):
-    """(N, S, S, 3) BGR faces in [0, 1] of the frames (B, n) of a batch."""
-    frames = jnp.take_along_axis(batch['frames'], index[..., None, None, None], axis=1)
-    boxes = jnp.take_along_axis(batch['boxes'], index[..., None], axis=1)
-    size = self.face_size
-    faces = video_features.crop_faces(frames, boxes, size)
-    return faces.reshape(-1, size, size, 3)[..., ::-1] / 255
 
   def _embed(self, variables, wav, num_samples, times, rows: int, *, train, dropout_key=None):
     """Embeddings (N, D) of speech at `times` (B, n) in seconds, and the new batch statistics.
@@ -378,7 +352,7 @@ class TalkLip:
       )
       embedding = embedded[0] if train else embedded
       # A row lasts 40 ms; the last one answers for times behind the end.
-      row = jnp.clip(jnp.floor(times * _FPS + 1e-3).astype(jnp.int32), 0, rows - 1)
+      row = jnp.clip(jnp.floor(times * mouths.FPS + 1e-3).astype(jnp.int32), 0, rows - 1)
       chosen = jnp.take_along_axis(embedding, row[..., None], axis=1)
       return chosen.reshape(-1, chosen.shape[-1]), None
     mel = audio_features.mel_windows(wav, num_samples, times)
@@ -397,7 +371,9 @@ class TalkLip:
   def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
     """Updates the generator, then the discriminator, on one forward pass of the fakes."""
     weights = self.settings.loss
-    target, face, index, mask = self._window_inputs(batch, self.settings.window_frames)
+    target, face, index, mask = mouths.window_inputs(
+      batch, self.settings.window_frames, self.face_size
+    )
     tunes_audio = state.stage >= 1 and 'audio' in state.nets
     players = ['generator', 'audio'] if tunes_audio else ['generator']
     discriminator = state.nets['discriminator']
@@ -408,7 +384,7 @@ class TalkLip:
         variables,
         batch['wav'],
         batch['num_samples'],
-        index / _FPS,
+        index / mouths.FPS,
         batch['wav'].shape[1] // audio_features.SAMPLES_PER_ROW,
         train=True,
         dropout_key=lips.dropout_key(state, self.axis_name),
@@ -435,14 +411,9 @@ class TalkLip:
     gradient = jax.value_and_grad(generator_loss, has_aux=True)
     (total, (terms, stats, fake)), g_grads = gradient(trained)
 
-    def discriminator_loss(params):
-      real = losses.real_loss(self._judge(params, target), mask, axis_name=self.axis_name)
-      false = losses.fake_loss(
-        self._judge(params, jax.lax.stop_gradient(fake)), mask, axis_name=self.axis_name
-      )
-      return real + false, {'real': real, 'fake': false}
-
-    d_grads, d_terms = jax.grad(discriminator_loss, has_aux=True)(discriminator.params)
+    d_grads, d_terms = mouths.discriminator_gradient(
+      self._judge, discriminator.params, target, fake, mask, axis_name=self.axis_name
+    )
     metrics = {
       'g/total': total,
       **{f'g/{name}': value for name, value in terms.items()},
@@ -522,73 +493,24 @@ class TalkLip:
   # ------------------------------------------------------------------------------------------------
 
   def eval_step(self, state: base.State, batch: base.Batch) -> base.Metrics:
-    """Distances between the windows' faces and the real ones, (B,) each.
-
-    Rows: 'ground_truth', 'identity_mouth' (the identity reference's lower half pasted under the
-    real upper half) and 'generated'. `l1` is over the whole face and `mouth_l1` over its mouth
-    region, rows S/2 to S and columns S/4 to 3S/4, both in [0, 1]; `psnr` in dB over the whole face.
-    """
-    target, face, index, mask = self._window_inputs(batch, _EVALUATION_FRAMES)
-    generated = self._draw(state, face, batch, index / _FPS)
-    half = target.shape[1] // 2
-    pasted = jnp.concatenate([target[:, :half], face[:, half:, :, 3:]], axis=1)
-    numbers = {}
-    rows = {'ground_truth': target, 'identity_mouth': pasted, 'generated': generated}
-    for name, image in rows.items():
-      for metric, value in _distances(image, target).items():
-        numbers[f'{name}/{metric}'] = _mean_per_clip(value, mask, len(index))
-    return numbers
+    """Distances between the windows' faces and the real ones, (B,) each; see `mouths.rows`."""
+    faces, mask = mouths.rows(self._painter(state), batch, self.face_size)
+    return mouths.distances(faces, mask, len(batch['frames']))
 
   def summary(self, results: dict[str, float]) -> str:
     """Says what the numbers of `eval_step` mean."""
-    drawn, pasted = results['generated/mouth_l1'], results['identity_mouth/mouth_l1']
-    change = 1 - drawn / pasted
-    return (
-      f'On clips it has not seen, the drawn mouths are {abs(change):.0%} '
-      f'{"nearer to" if change > 0 else "further from"} the real ones than the mouth of the '
-      f'identity reference, pasted in: L1 {drawn:.4f} against {pasted:.4f}.'
-    )
+    return mouths.summary(results)
 
   def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
-    """Real (left or above) and generated clips (right or below), whole frames."""
-    frames, boxes = batch['frames'], batch['boxes']
-    clips, length = frames.shape[:2]
-    index = jnp.broadcast_to(jnp.arange(length), (clips, length))
-    target = self._crop(batch, index)
-    identity = jnp.repeat(self._crop(batch, index[:, :1]), length, axis=0)
-    face = _pose_and_identity(target, identity)
-    generated = self._draw(state, face, batch, index / _FPS)[..., ::-1] * 255
-    generated = generated.reshape(clips, length, *generated.shape[1:])
-    pasted = video_features.paste_faces(frames.astype(jnp.float32), generated, boxes)
-    pasted = pasted.round().astype(jnp.uint8)
-    videos = jnp.concatenate([frames, pasted], axis=3)
-    # Eight frames from the middle of the clip, where people speak, 80 ms apart.
-    shown = batch['num_frames'][:, None] // 2 + 2 * jnp.arange(-4, 4)
-    shown = jnp.clip(shown, 0, batch['num_frames'][:, None] - 1)[..., None, None, None]
-
-    def strip(video):  # (B, T, H, W, 3) -> (B, H, 8 W, 3)
-      picked = jnp.take_along_axis(video, shown, axis=1).swapaxes(1, 2)
-      return picked.reshape(clips, picked.shape[1], -1, 3)
-
-    return {'strips': jnp.concatenate([strip(frames), strip(pasted)], axis=1), 'videos': videos}
+    """Real and redrawn clips; see `mouths.samples`."""
+    return mouths.samples(self._painter(state), batch, self.face_size)
 
   def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
-    """Redraws face crops to speech.
+    """Redraws face crops to speech; see `mouths.generate`."""
+    return mouths.generate(self._painter(state), inputs)
 
-    Args:
-      state: trained.
-      inputs: `faces` and `identity`, (N, S, S, 3) uint8 RGB crops; `wav` (L,) int16, a stretch of
-        speech at 16 kHz with `num_samples` () valid samples; `times` (N,) float32, seconds from the
-        stretch's start to each frame.
-
-    Returns:
-      (N, S, S, 3) uint8 RGB faces.
-    """
-    target, identity = (inputs[name][..., ::-1] / 255 for name in ('faces', 'identity'))
-    batch = {'wav': inputs['wav'][None], 'num_samples': inputs['num_samples'][None]}
-    face = _pose_and_identity(target, identity)
-    drawn = self._draw(state, face, batch, inputs['times'][None])
-    return (drawn[..., ::-1] * 255).round().astype(jnp.uint8)
+  def _painter(self, state):
+    return functools.partial(self._draw, state)
 
   def _draw(self, state, face, batch, times):
     """(N, S, S, 3) BGR faces in [0, 1] as a trained generator draws them."""
@@ -598,40 +520,6 @@ class TalkLip:
       variables, batch['wav'], batch['num_samples'], times, rows, train=False
     )
     return self.generator.apply(variables, face, embedding, train=False, method='render')
-
-
-def _frame_indices(drawn, length):
-  """(..., n) int32 frames of windows of `length`, and those of their identity references."""
-  steps = np.arange(length, dtype=np.int32)
-  index = drawn['window_starts'][..., None] + steps
-  identity = drawn['identity_starts'][..., None] + drawn['identity_step'][..., None] * steps
-  return tuple(x.reshape(*x.shape[:-2], -1) for x in (index, identity))
-
-
-def _pose_and_identity(target, identity):
-  """(N, S, S, 6): the target with its lower half blackened, then the identity reference."""
-  half = target.shape[1] // 2
-  return jnp.concatenate([target.at[:, half:].set(0), identity], axis=-1)
-
-
-def _distances(image, target):
-  """(N,) numbers per face."""
-  size = target.shape[1]
-  error = jnp.abs(image - target)
-  mouth = error[:, size // 2 :, size // 4 : size - size // 4]
-  mean_square = jnp.square(error).mean((1, 2, 3))
-  return {
-    'l1': error.mean((1, 2, 3)),
-    'mouth_l1': mouth.mean((1, 2, 3)),
-    # 100 dB for identical pictures, as in the official evaluation.
-    'psnr': jnp.where(mean_square == 0, 100.0, -10 * jnp.log10(mean_square)),
-  }
-
-
-def _mean_per_clip(values, mask, clips):
-  """(N,) to (B,), over the windows that count."""
-  values, mask = values.reshape(clips, -1), mask.reshape(clips, -1)
-  return (values * mask).sum(1) / mask.sum(1)
 
 
 def _like(array, value):

@@ -1,0 +1,198 @@
+"""What the systems that redraw mouths share: TalkLip and Wav2Lip.
+
+Both see a face crop with its lower half blackened (the pose), another crop of the same person (the
+identity reference) and speech, and give the whole crop back. Faces are (N, S, S, 3) in [0, 1], BGR
+as the public weights have it; N counts the faces of all windows of all clips of a batch.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tfg_jax import losses
+from tfg_jax.features import video as video_features
+from tfg_jax.systems import base
+
+FPS = 25  # the video rate of both papers
+EVALUATION_FRAMES = 5  # per window
+
+
+# --------------------------------------------------------------------------------------------------
+# Inputs
+# --------------------------------------------------------------------------------------------------
+
+
+def frame_indices(drawn, length: int):
+  """(..., n) int32 frames of windows of `length`, and those of their identity references.
+
+  `drawn` is what `data.windows` chose; n = windows * length.
+  """
+  steps = np.arange(length, dtype=np.int32)
+  index = drawn['window_starts'][..., None] + steps
+  identity = drawn['identity_starts'][..., None] + drawn['identity_step'][..., None] * steps
+  return tuple(x.reshape(*x.shape[:-2], -1) for x in (index, identity))
+
+
+def window_inputs(batch: base.Batch, length: int, size: int):
+  """The faces of a batch's windows of `length` frames, and where they stand.
+
+  Returns:
+    (target, pose and identity, frame index, mask): (N, S, S, 3), (N, S, S, 6), (B, n) and (N,),
+    where N = B * n = B * windows * length.
+  """
+  index, identity_index = frame_indices(batch, length)
+  rows = index, identity_index
+  if 'frame_index' in batch:  # these alone are in the batch
+    everyone = jnp.broadcast_to(jnp.arange(2 * index.shape[1]), batch['frame_index'].shape)
+    rows = jnp.split(everyone, 2, axis=1)
+  target, identity = (crop(batch, x, size) for x in rows)
+  mask = jnp.repeat(batch['window_mask'].reshape(-1), length)
+  return target, pose_and_identity(target, identity), index, mask
+
+
+def crop(batch: base.Batch, index, size: int):
+  """(N, S, S, 3) faces of the frames (B, n) of a batch."""
+  frames = jnp.take_along_axis(batch['frames'], index[..., None, None, None], axis=1)
+  boxes = jnp.take_along_axis(batch['boxes'], index[..., None], axis=1)
+  faces = video_features.crop_faces(frames, boxes, size)
+  return faces.reshape(-1, size, size, 3)[..., ::-1] / 255
+
+
+def pose_and_identity(target, identity):
+  """(N, S, S, 6): the target with its lower half blackened, then the identity reference."""
+  half = target.shape[1] // 2
+  return jnp.concatenate([target.at[:, half:].set(0), identity], axis=-1)
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def discriminator_gradient(judge, params, target, fake, mask, *, axis_name: str | None):
+  """What the discriminator learns from a batch, none of it through the generator.
+
+  Args:
+    judge: (parameters, faces) -> logits.
+    params: of the discriminator.
+    target, fake: real and drawn faces.
+    mask: (N,) bool, False for faces that do not count.
+    axis_name: see `tfg_jax.losses`.
+
+  Returns:
+    The gradient and the terms {'real', 'fake'} of the loss, their sum.
+  """
+
+  def loss(params):
+    real = losses.real_loss(judge(params, target), mask, axis_name=axis_name)
+    false = losses.fake_loss(judge(params, jax.lax.stop_gradient(fake)), mask, axis_name=axis_name)
+    return real + false, {'real': real, 'fake': false}
+
+  return jax.grad(loss, has_aux=True)(params)
+
+
+# --------------------------------------------------------------------------------------------------
+# Use. `draw` is the trained generator: (faces (N, S, S, 6), batch, times (B, n) s) -> (N, S, S, 3)
+# --------------------------------------------------------------------------------------------------
+
+
+def rows(draw, batch: base.Batch, size: int):
+  """Windows of evaluation as they are, with a pasted mouth, and drawn.
+
+  Returns:
+    ({row: faces (N, S, S, 3)}, mask (N,)); the rows are 'ground_truth', 'identity_mouth' (the
+    identity reference's lower half under the real upper half) and 'generated'.
+  """
+  target, face, index, mask = window_inputs(batch, EVALUATION_FRAMES, size)
+  half = size // 2
+  pasted = jnp.concatenate([target[:, :half], face[:, half:, :, 3:]], axis=1)
+  drawn = draw(face, batch, index / FPS)
+  return {'ground_truth': target, 'identity_mouth': pasted, 'generated': drawn}, mask
+
+
+def distances(faces, mask, clips: int) -> base.Metrics:
+  """(B,) numbers of each of `rows`, named 'row/metric', against the ground truth.
+
+  `l1` is over the whole face and `mouth_l1` over its mouth region, rows S/2 to S and columns S/4 to
+  3S/4, both in [0, 1]; `psnr` in dB over the whole face.
+  """
+  numbers = {}
+  for row, image in faces.items():
+    for metric, value in _distances(image, faces['ground_truth']).items():
+      numbers[f'{row}/{metric}'] = mean_per_clip(value, mask, clips)
+  return numbers
+
+
+def _distances(image, target):
+  """(N,) numbers per face."""
+  size = target.shape[1]
+  error = jnp.abs(image - target)
+  mouth = error[:, size // 2 :, size // 4 : size - size // 4]
+  mean_square = jnp.square(error).mean((1, 2, 3))
+  return {
+    'l1': error.mean((1, 2, 3)),
+    'mouth_l1': mouth.mean((1, 2, 3)),
+    # 100 dB for identical pictures, as in the official evaluation.
+    'psnr': jnp.where(mean_square == 0, 100.0, -10 * jnp.log10(mean_square)),
+  }
+
+
+def mean_per_clip(values, mask, clips: int):
+  """(N,) to (B,), over those that count."""
+  values, mask = values.reshape(clips, -1), mask.reshape(clips, -1)
+  return (values * mask).sum(1) / mask.sum(1)
+
+
+def summary(results: dict[str, float]) -> str:
+  """Says what the numbers of `distances` mean."""
+  drawn, pasted = results['generated/mouth_l1'], results['identity_mouth/mouth_l1']
+  change = 1 - drawn / pasted
+  return (
+    f'On clips it has not seen, the drawn mouths are {abs(change):.0%} '
+    f'{"nearer to" if change > 0 else "further from"} the real ones than the mouth of the '
+    f'identity reference, pasted in: L1 {drawn:.4f} against {pasted:.4f}.'
+  )
+
+
+def redraw(draw, batch: base.Batch, size: int) -> jax.Array:
+  """Whole clips with all their faces drawn, the identity reference being the first frame's.
+
+  Returns:
+    (B, T, H, W, 3) uint8 RGB.
+  """
+  frames, boxes = batch['frames'], batch['boxes']
+  clips, length = frames.shape[:2]
+  index = jnp.broadcast_to(jnp.arange(length), (clips, length))
+  target = crop(batch, index, size)
+  identity = jnp.repeat(crop(batch, index[:, :1], size), length, axis=0)
+  drawn = draw(pose_and_identity(target, identity), batch, index / FPS)[..., ::-1] * 255
+  drawn = drawn.reshape(clips, length, *drawn.shape[1:])
+  pasted = video_features.paste_faces(frames.astype(jnp.float32), drawn, boxes)
+  return pasted.round().astype(jnp.uint8)
+
+
+def samples(draw, batch: base.Batch, size: int) -> dict[str, jax.Array]:
+  """Real (left or above) and redrawn clips (right or below), whole frames."""
+  real, drawn = batch['frames'], redraw(draw, batch, size)
+  return {
+    'strips': jnp.concatenate([base.strip(x, batch['num_frames']) for x in (real, drawn)], axis=1),
+    'videos': jnp.concatenate([real, drawn], axis=3),
+  }
+
+
+def generate(draw, inputs: base.Batch) -> jax.Array:
+  """Redraws face crops to speech.
+
+  Args:
+    draw: see above.
+    inputs: `faces` and `identity`, (N, S, S, 3) uint8 RGB crops; `wav` (L,) int16, a stretch of
+      speech at 16 kHz with `num_samples` () valid samples; `times` (N,) float32, seconds from the
+      stretch's start to each frame.
+
+  Returns:
+    (N, S, S, 3) uint8 RGB faces.
+  """
+  target, identity = (inputs[name][..., ::-1] / 255 for name in ('faces', 'identity'))
+  heard = {'wav': inputs['wav'][None], 'num_samples': inputs['num_samples'][None]}
+  drawn = draw(pose_and_identity(target, identity), heard, inputs['times'][None])
+  return (drawn[..., ::-1] * 255).round().astype(jnp.uint8)
