@@ -1,7 +1,18 @@
 """The systems by their config name."""
 
 from tfg_jax import configuration, errors
-from tfg_jax.systems import avhubert, base, davs, lip_expert, sdfa, sf2f, speech2video, talklip
+from tfg_jax.systems import (
+  avhubert,
+  base,
+  davs,
+  lip_expert,
+  sdfa,
+  sf2f,
+  speech2video,
+  sync_expert,
+  talklip,
+  wav2lip,
+)
 
 SYSTEMS = {
   'avhubert': avhubert.AVHubert,
@@ -10,7 +21,9 @@ SYSTEMS = {
   'sdfa': sdfa.SDFA,
   'sf2f': sf2f.SF2F,
   'speech2video': speech2video.Speech2Video,
+  'sync_expert': sync_expert.SyncExpert,
   'talklip': talklip.TalkLip,
+  'wav2lip': wav2lip.Wav2Lip,
 }
 
 

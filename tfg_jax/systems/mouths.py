@@ -5,12 +5,17 @@ identity reference) and speech, and give the whole crop back. Faces are (N, S, S
 as the public weights have it; N counts the faces of all windows of all clips of a batch.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfg_jax import losses
+from tfg_jax import configuration, errors, losses
 from tfg_jax.features import video as video_features
+from tfg_jax.networks.discriminator import QualityDiscriminator
+from tfg_jax.networks.face_unet import FaceUNet
 from tfg_jax.systems import base
 
 FPS = 25  # the video rate of both papers
@@ -67,6 +72,25 @@ def pose_and_identity(target, identity):
 # --------------------------------------------------------------------------------------------------
 # Training
 # --------------------------------------------------------------------------------------------------
+
+
+def build_discriminator(settings: Mapping[str, Any], face: FaceUNet, dtype) -> QualityDiscriminator:
+  """The discriminator of a config's section `model.discriminator`, for the faces that `face` draws.
+
+  Raises:
+    ConfigError: for unknown keys, or if it is not as deep as the pictures need.
+  """
+  built = configuration.build_module(
+    QualityDiscriminator, settings, 'model.discriminator', dtype=dtype
+  )
+  if len(built.widths) != len(face.encoder):
+    raise errors.ConfigError(
+      f'model.discriminator.widths has {len(built.widths)} sizes, model.face.encoder has '
+      f'{len(face.encoder)}.',
+      where='config',
+      hint='give both one width per size, from the face size down to 3 pixels.',
+    )
+  return built
 
 
 def discriminator_gradient(judge, params, target, fake, mask, *, axis_name: str | None):

@@ -143,16 +143,7 @@ class TalkLip:
         where='config',
         hint=f'use one of {", ".join(map(repr, _OPTIMIZERS))}.',
       )
-    discriminator = configuration.build_module(
-      QualityDiscriminator, settings.discriminator, 'model.discriminator', dtype=dtype
-    )
-    if len(discriminator.widths) != len(face.encoder):
-      raise errors.ConfigError(
-        f'model.discriminator.widths has {len(discriminator.widths)} sizes, model.face.encoder '
-        f'has {len(face.encoder)}.',
-        where='config',
-        hint='give both one width per size, from the face size down to 3 pixels.',
-      )
+    discriminator = mouths.build_discriminator(settings.discriminator, face, dtype)
     generator = networks.TalkLip(
       encoder,
       image=face,

@@ -1,0 +1,308 @@
+"""The sync experts: which pairs they are asked about, what they see of them, what they learn."""
+
+import dataclasses
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from configs import sync_expert as configs
+from tfg_jax import configuration, errors, losses, partition, pretrained, systems, train
+from tfg_jax.data import pipeline, records
+from tfg_jax.features import audio
+from tfg_jax.metrics import sync as sync_metrics
+from tfg_jax.systems import sync_expert
+
+
+@pytest.fixture(scope='module')
+def twin(toy_records):
+  """`twin(variant, **changes)`: a small config on the toy records."""
+
+  def config(variant, **changes):
+    c = configs.get_test_config(variant)
+    c.data.root = str(toy_records)
+    c.update_from_flattened_dict(changes)
+    return c
+
+  return config
+
+
+def build(config):
+  run = configuration.resolve(config)
+  return run, systems.build(run, axis_name=None)
+
+
+@pytest.fixture(scope='module', params=['color', 'syncnet'])
+def trained_one(request, twin):
+  """(run, system, first metrics, last metrics, state) of 40 steps on one batch."""
+  run, system = build(twin(request.param))
+  batch = first_batch(run, system.sample)
+  state = jax.jit(system.init)(jax.random.key(0))
+  step = jax.jit(train.skip_non_finite(system.train_step))
+  history = []
+  for _ in range(40):
+    state, metrics = step(state, batch)
+    history.append(jax.device_get(metrics))
+  return run, system, history[0], history[-1], state
+
+
+def first_batch(run, sample, batches=pipeline.train_batches, split='train', **settings):
+  source = records.RecordSource(run.data.root, split)
+  if batches is pipeline.train_batches:
+    settings['seed'] = 0
+  with batches(source, sample=sample, **settings, **run.data.per_process) as stream:
+    return next(stream)
+
+
+def toy_clip(toy_records):
+  return records.decode_clip(records.RecordSource(toy_records, 'train')[0])
+
+
+# --------------------------------------------------------------------------------------------------
+# Pairs
+# --------------------------------------------------------------------------------------------------
+
+
+@hypothesis.given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 8), st.booleans())
+def test_pairs_out_of_sync_are_near_or_far_as_asked(last, start, near, is_near):
+  start = min(start, last)
+  heard = sync_expert._elsewhere(np.random.default_rng(start), start, last, near, is_near)
+  assert 0 <= heard <= last and heard != start
+  shifts = np.abs(np.delete(np.arange(last + 1), start) - start)
+  if ((shifts <= near) == is_near).any():  # else there is no such shift
+    assert (abs(heard - start) <= near) == is_near
+
+
+def test_half_of_the_pairs_are_in_sync(twin, toy_records):
+  _, system = build(twin('color', **{'model.pairs': 4000, 'model.near_share': 0.25}))
+  drawn = system.sample(toy_clip(toy_records), np.random.default_rng(0))
+  apart = np.abs(drawn['heard'] - drawn['starts'])
+  assert abs((apart == 0).mean() - 0.5) < 0.03
+  assert abs((apart[apart > 0] <= system.settings.near).mean() - 0.25) < 0.03
+  assert set(drawn['starts']) == set(range(12))  # 16 frames
+  index = drawn['frame_index'].reshape(-1, 5)
+  np.testing.assert_array_equal(index, drawn['starts'][:, None] + np.arange(5))
+
+
+def test_evaluation_asks_for_half_in_sync_a_quarter_near_and_a_quarter_far(twin, toy_records):
+  _, system = build(twin('color', **{'model.evaluation_pairs': 24}))
+  drawn = system.sample_evaluation(toy_clip(toy_records), np.random.default_rng(0))
+  apart = np.abs(drawn['heard'] - drawn['starts'])
+  assert (apart[:12] == 0).all()
+  assert ((apart[12:18] > 0) & (apart[12:18] <= 2)).all()
+  assert (apart[18:] > 2).all()
+
+
+def test_a_clip_that_is_too_short_is_named(twin, toy_records):
+  _, system = build(twin('color'))
+  clip = toy_clip(toy_records)
+  short = dataclasses.replace(clip, frames=clip.frames[:5])
+  with pytest.raises(errors.DataError, match='5 frames and sound for 16; two windows need 6'):
+    system.sample(short, np.random.default_rng(0))
+  deaf = dataclasses.replace(clip, wav=clip.wav[:640])
+  with pytest.raises(errors.DataError, match='16 frames and sound for 1;'):
+    system.sample(deaf, np.random.default_rng(0))
+
+
+# --------------------------------------------------------------------------------------------------
+# What they see
+# --------------------------------------------------------------------------------------------------
+
+
+def test_the_color_expert_sees_five_lower_halves_and_the_sound_from_the_first_on(twin):
+  run, system = build(twin('color'))
+  batch = first_batch(run, system.sample)
+  lips, speech = system._inputs(batch)
+  clips, pairs, size = 2, 3, 24
+  assert lips.shape == (clips * pairs, size // 2, size, 15)
+  faces = sync_expert.mouths.crop(batch, np.broadcast_to(np.arange(15), (clips, 15)), size).reshape(
+    clips * pairs, 5, size, size, 3
+  )
+  for frame in range(5):
+    np.testing.assert_array_equal(lips[..., 3 * frame : 3 * frame + 3], faces[:, frame, 12:])
+  mel = audio.log_mel(batch['wav'], batch['num_samples'])
+  for clip in range(clips):
+    for pair in range(pairs):
+      first = 16 * int(batch['heard'][clip, pair]) // 5  # 3.2 columns a frame
+      window = mel[clip, first : first + 16]
+      got = speech[clip * pairs + pair, :, : len(window), 0]
+      np.testing.assert_allclose(got, window.T, atol=2e-4)
+
+
+def test_syncnet_sees_five_whole_frames_and_their_cepstra(twin):
+  run, system = build(twin('syncnet'))
+  batch = first_batch(run, system.sample)
+  lips, speech = system._inputs(batch)
+  assert lips.shape == (6, 5, 56, 56, 3) and speech.shape == (6, 13, 20, 1)
+  # Frames of 48 px scaled to 56: the mean stays, and BGR is RGB backwards.
+  frames = batch['frames'].reshape(6, 5, 48, 48, 3)[..., ::-1]
+  np.testing.assert_allclose(lips.mean((2, 3)), frames.mean((2, 3)), atol=2)
+  expected = sync_metrics.speech_windows(batch['wav'][1], 10_240, batch['heard'][1])
+  np.testing.assert_allclose(speech[3:], expected, atol=1e-3)
+
+
+# --------------------------------------------------------------------------------------------------
+# What they learn
+# --------------------------------------------------------------------------------------------------
+
+
+def test_contrastive_loss_of_pairs_by_hand():
+  a, b = jnp.zeros((3, 2)), jnp.array([[3.0, 4], [3, 4], [30, 40]])
+  label = jnp.array([1, 0, 0])
+  loss = losses.pair_contrastive(a, b, label, margin=20)
+  assert float(loss) == pytest.approx((5**2 / 2 + 15**2 / 2 + 0) / 3)
+  grad = jax.grad(lambda b: losses.pair_contrastive(a[:2], b, label[:2], margin=20))
+  np.testing.assert_allclose(grad(jnp.zeros((2, 2))), 0)  # finite where the distance is 0
+  np.testing.assert_allclose(grad(b[:2])[0], b[0] / 2)
+
+
+def test_pairs_of_a_repeated_batch_are_learnt(trained_one):
+  _, system, first, last, _ = trained_one
+  assert last['loss'] < 0.5 * first['loss']
+  assert last['accuracy'] > 0.8
+  assert set(last) == {'loss', 'accuracy', 'grad_norm'}
+
+
+def test_evaluation_tells_the_kinds_of_pairs_apart(trained_one):
+  run, system, _, _, state = trained_one
+  batch = first_batch(run, system.sample_evaluation, pipeline.eval_batches)
+  numbers = jax.device_get(jax.jit(system.eval_step)(state, batch))
+  assert set(numbers) == {f'expert/{x}' for x in ('loss', 'accuracy', 'in_sync', 'near', 'far')}
+  np.testing.assert_allclose(
+    numbers['expert/accuracy'],
+    numbers['expert/in_sync'] / 2 + (numbers['expert/near'] + numbers['expert/far']) / 4,
+    rtol=1e-6,
+  )
+  # The answers are the network's: each one by hand.
+  net = state.nets['expert']
+  embedded = system.judge.module.apply(
+    {'params': net.params, 'batch_stats': net.stats}, *system._inputs(batch), train=False
+  )
+  answers = np.asarray(system.judge.in_sync(*embedded)).reshape(2, 4)
+  np.testing.assert_array_equal(numbers['expert/in_sync'], answers[:, :2].mean(1))
+  np.testing.assert_array_equal(numbers['expert/near'], ~answers[:, 2])
+  np.testing.assert_array_equal(numbers['expert/far'], ~answers[:, 3])
+
+
+def test_guessing_costs_what_the_summary_takes_it_for(twin):
+  label = jnp.array([1, 0])
+  _, color = build(twin('color'))
+  half = jnp.array([[1.0, 0], [1, 0]]), jnp.array([[0.5, 3**0.5 / 2], [0.5, 3**0.5 / 2]])
+  assert float(color.judge.loss(*half, label)) == pytest.approx(color.judge.guessing, abs=1e-3)
+  _, net = build(twin('syncnet'))
+  costs = [float(net.judge.loss(jnp.zeros((2, 1)), jnp.full((2, 1), x), label)) for x in range(21)]
+  assert min(costs) == pytest.approx(net.judge.guessing)
+
+
+def test_the_summary_warns_of_an_expert_that_guesses(twin):
+  _, system = build(twin('color'))
+  results = {'expert/loss': 0.69, 'expert/in_sync': 1, 'expert/near': 0, 'expert/far': 0.5}
+  said = system.summary(results)
+  assert 'cannot tell' in said and '0.690 is that of guessing (0.693)' in said
+  said = system.summary(results | {'expert/loss': 0.3})
+  assert '100% of the pairs in sync, 0% of those shifted by 1 to 2 frames and 50%' in said
+
+
+@pytest.mark.end_to_end
+def test_pmap_trains_as_jit_does(twin):
+  """Two devices and one; nothing of the pairs is drawn on the device."""
+  ended = {}
+  for kind, count in (('jit', 1), ('pmap', 2)):
+    run = configuration.resolve(twin('color', partition=kind))
+    place = partition.build(kind, batch_size=2, devices=jax.devices()[:count])
+    system = systems.build(run, axis_name=place.axis_name)
+    state = place.init(system.init, jax.random.key(0))
+    step = place.train(train.skip_non_finite(system.train_step))
+    state, metrics = step(state, place.put(first_batch(run, system.sample)))
+    ended[kind] = jax.device_get((metrics, state.nets['expert'].stats))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), ended['jit'], ended['pmap']
+  )
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize('variant', ['color', 'syncnet'])
+def test_a_run_trains_is_read_again_and_knows_what_it_is(twin, variant, tmp_path, capsys):
+  assert train.train_and_evaluate(twin(variant), tmp_path, devices=jax.devices()[:1])
+  assert 'pairs' in capsys.readouterr().out
+  judge = sync_expert.read(tmp_path, variant)
+  _, system = build(twin(variant))
+  assert judge == system.judge
+  variables = sync_expert.variables(pretrained.load(tmp_path))
+  lips, speech = system._inputs(first_batch(configuration.resolve(twin(variant)), system.sample))
+  embedded = judge.module.apply(variables, lips, speech, train=False)
+  assert all(np.isfinite(x).all() for x in embedded)
+  other = 'syncnet' if variant == 'color' else 'color'
+  with pytest.raises(errors.CheckpointError, match=f'no {other} judge of sync'):
+    sync_expert.read(tmp_path, other)
+
+
+# --------------------------------------------------------------------------------------------------
+# What cannot be
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('variant', 'changes', 'message'),
+  [
+    ('color', {'model.judge': 'ear'}, "model.judge is 'ear'"),
+    ('color', {'model.near': -1}, 'model.near is -1'),
+    ('color', {'model.near_share': 1.5}, 'model.near_share is 1.5'),
+    ('color', {'model.evaluation_pairs': 6}, 'model.evaluation_pairs is 6'),
+    ('color', {'model.size': 48}, 'model.size is 48 and model.lips.widths has 4 sizes'),
+    (
+      'color',
+      {'model.lips.widths': (4, 8, 8, 9)},
+      'last of model.lips.widths is 9, of model.speech',
+    ),
+    ('syncnet', {'model.size': 40}, 'pictures of 40 px are too small for SyncNet'),
+  ],
+)
+def test_settings_that_cannot_be(twin, variant, changes, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    build(twin(variant, **changes))
+
+
+def test_an_unknown_field_of_syncnet_is_named(twin):
+  config = twin('syncnet')
+  config.model.lips = {'width': 4}
+  with pytest.raises(errors.ConfigError, match='unknown key model.lips.width'):
+    build(config)
+
+
+def test_a_run_of_something_else_is_no_judge(expert_workdir):
+  with pytest.raises(errors.CheckpointError, match='a run of lip_expert, and no color judge'):
+    sync_expert.read(expert_workdir, 'color')
+
+
+def test_it_exports_its_own_network_alone(trained_one):
+  _, system, _, _, state = trained_one
+  names = {'color': 'color_syncnet', 'syncnet': 'syncnet_v2'}
+  mine = names.pop(system.settings.judge)
+  assert set(system.export(state, mine)) == {'params', 'batch_stats'}
+  with pytest.raises(errors.ConversionError, match=f'it holds {mine}'):
+    system.export(state, *names.values())
+
+
+def test_it_draws_nothing(twin):
+  _, system = build(twin('color'))
+  with pytest.raises(errors.ConfigError, match='sync expert draws no faces'):
+    system.generate(None, {})
+  with pytest.raises(errors.ConfigError, match='sync expert draws no faces'):
+    _ = system.face_size
+
+
+def test_an_unknown_variant_is_named():
+  with pytest.raises(ValueError, match="unknown variant 'sound' of sync_expert; known: color"):
+    configs.get_config('sound')
+
+
+@pytest.mark.parametrize('variant', configs.VARIANTS)
+def test_every_variant_is_a_judge(variant, toy_records):
+  config = configs.get_config(variant)
+  run, system = build(config)
+  shapes = jax.eval_shape(system.init, jax.random.key(0))
+  assert set(shapes.nets) == {'expert'}

@@ -1,0 +1,438 @@
+"""The sync experts: do these five frames and this 0.2 s of sound belong together?
+
+color          lower halves of face crops and log-mel; the cosine of the embeddings is the
+               probability of sync (Prajwal et al., ACM MM 2020). Wav2Lip learns from it.
+syncnet        whole frames and MFCC; the distance of the embeddings is small in sync (Chung and
+               Zisserman, ACCV workshop 2016). LSE-C and LSE-D are measured with it.
+Pairs          half in sync; of the others some are shifted by a few frames (near), which is hard,
+               and some by more (far), always within the same clip
+
+Numbers are those of Rudrabha/Wav2Lip `color_syncnet_train.py`.
+
+Departures     There, any shift is as likely as any other: `near=0`. SyncNet's training code is not
+               public; the loss is that of its paper, with a margin on the scale of its published
+               distances.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tfg_jax import configuration, errors, light_random, losses, networks
+from tfg_jax.features import audio as audio_features
+from tfg_jax.metrics import sync as sync_metrics
+from tfg_jax.networks import syncnet
+from tfg_jax.networks.mel_encoder import MelEncoder
+from tfg_jax.pytorch import converted
+from tfg_jax.systems import base, lips, mouths
+from tfg_jax.systems.sources import Source
+
+WINDOW_FRAMES = sync_metrics.WINDOW_FRAMES  # of both judges
+_PUBLIC = {'color_syncnet': 'color', 'syncnet_v2': 'syncnet'}  # network -> judge
+# The loss of somebody who always says 50 %, and how near to it a judge has learnt nothing.
+_GUESSING, _TELLING = 0.693, 0.02
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """The section `model` of a config."""
+
+  judge: str  # 'color' or 'syncnet'
+  size: int  # of the face crops (color), or that whole frames are scaled to (syncnet); pixels
+  lips: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the lip stream
+  speech: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  pairs: int = 8  # per clip and step
+  near: int = 5  # frames; most of a near shift
+  near_share: float = 0.5  # of the pairs out of sync
+  evaluation_pairs: int = 24  # per clip
+  margin: float = 20.0  # of SyncNet's loss: pairs out of sync further apart than this are done
+  learning_rate: float = 1e-4
+
+  def __post_init__(self):
+    for name, true, hint in (
+      ('judge', self.judge in _JUDGES, f'use one of {", ".join(map(repr, _JUDGES))}'),
+      ('near', self.near >= 0, 'use 0 or more'),
+      ('near_share', 0 <= self.near_share <= 1, 'use 0 to 1'),
+      ('evaluation_pairs', self.evaluation_pairs % 4 == 0, 'use a multiple of 4'),
+    ):
+      if not true:
+        raise errors.ConfigError(
+          f'model.{name} is {getattr(self, name)!r}.', where='config', hint=f'{hint}.'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Color:
+  """Wav2Lip's expert."""
+
+  module: syncnet.ColorSyncNet
+  size: int
+  guessing = _GUESSING  # the loss of somebody who cannot tell
+
+  @classmethod
+  def from_settings(cls, settings: Settings, **shared) -> 'Color':
+    face = configuration.build_module(
+      syncnet.FaceHalfEncoder, settings.lips, 'model.lips', **shared
+    )
+    speech = configuration.build_module(MelEncoder, settings.speech, 'model.speech', **shared)
+    sizes = len(face.widths)
+    if settings.size != 3 * 2 ** (sizes - 1) or sizes < 4:
+      raise errors.ConfigError(
+        f'model.size is {settings.size} and model.lips.widths has {sizes} sizes.',
+        where='config',
+        hint='four sizes see 24 px, five 48, six 96, and so on.',
+      )
+    if face.widths[-1] != speech.widths[-1]:
+      raise errors.ConfigError(
+        f'the last of model.lips.widths is {face.widths[-1]}, of model.speech.widths '
+        f'{speech.widths[-1]}.',
+        where='config',
+        hint='both streams need embeddings of one size.',
+      )
+    return cls(syncnet.ColorSyncNet(face, speech), settings.size)
+
+  def inputs(self, batch: base.Batch, index, times):
+    """What the network reads of windows.
+
+    Args:
+      batch: of clips.
+      index: (B, n) places in `batch['frames']`, five to a window.
+      times: (B, n / 5) where the sound of each window begins, seconds.
+
+    Returns:
+      (N, S/2, S, 15) and (N, 80, 16, 1).
+    """
+    faces = mouths.crop(batch, index, self.size)
+    return self.halves(faces), self.mel(batch, times)
+
+  def halves(self, faces):
+    """(5 N, S, S, 3) faces, window by window, to (N, S/2, S, 15) lower halves."""
+    lower = faces[:, self.size // 2 :]
+    stacked = lower.reshape(-1, WINDOW_FRAMES, *lower.shape[1:])
+    return jnp.moveaxis(stacked, 1, 3).reshape(len(stacked), *lower.shape[1:3], -1)
+
+  def mel(self, batch: base.Batch, times):
+    """(N, 80, 16, 1) windows of log-mel that begin at `times`."""
+    mel = audio_features.mel_windows(batch['wav'], batch['num_samples'], times, lead=0.0)
+    return mel.reshape(-1, *mel.shape[2:])[..., None]
+
+  def loss(self, lips, speech, label, *, axis_name: str | None = None):
+    """Of embeddings (N, D) with labels (N,), 1 in sync."""
+    return losses.cosine_bce(speech, lips, label, axis_name=axis_name)
+
+  def in_sync(self, lips, speech):
+    """(N,) bool."""
+    return (lips * speech).sum(-1) > 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncNet:
+  """The judge of LSE-C and LSE-D."""
+
+  module: syncnet.SyncNetV2
+  size: int
+  margin: float = 20.0
+
+  @classmethod
+  def from_settings(cls, settings: Settings, **shared) -> 'SyncNet':
+    def stream(make, values, name, **fixed):
+      known = {'widths', 'hidden', 'features'}
+      for key in values:
+        if key not in known:
+          raise errors.ConfigError(
+            f'unknown key {name}.{key}.', where='config', hint=f'known: {", ".join(sorted(known))}.'
+          )
+      try:
+        return make(**values, **fixed, **shared)
+      except ValueError as error:
+        raise errors.ConfigError(f'{error}.', where='config', hint='raise model.size.') from error
+
+    lips = stream(syncnet.lip_stream, settings.lips, 'model.lips', size=settings.size)
+    speech = stream(syncnet.speech_stream, settings.speech, 'model.speech')
+    return cls(syncnet.SyncNetV2(lips, speech), settings.size, settings.margin)
+
+  @property
+  def guessing(self) -> float:
+    """The least loss of somebody who puts all pairs at one distance."""
+    return self.margin**2 / 8
+
+  def inputs(self, batch: base.Batch, index, times):
+    """What the network reads, (N, 5, S, S, 3) and (N, 13, 20, 1); see `Color.inputs`."""
+    frames = jnp.take_along_axis(batch['frames'], index[..., None, None, None], axis=1)
+    frames = frames.reshape(-1, *frames.shape[2:])
+    starts = WINDOW_FRAMES * jnp.arange(len(frames) // WINDOW_FRAMES)
+    lips = sync_metrics.lip_windows(frames, starts, self.size)
+    speech = jax.vmap(sync_metrics.speech_windows)(
+      batch['wav'], batch['num_samples'], jnp.round(times * mouths.FPS).astype(jnp.int32)
+    )
+    return lips, speech.reshape(-1, *speech.shape[2:])
+
+  def loss(self, lips, speech, label, *, axis_name: str | None = None):
+    """Of embeddings (N, D) with labels (N,), 1 in sync."""
+    return losses.pair_contrastive(lips, speech, label, margin=self.margin, axis_name=axis_name)
+
+  def in_sync(self, lips, speech):
+    """(N,) bool."""
+    return jnp.square(lips - speech).sum(-1) < (self.margin / 2) ** 2
+
+
+Judge = Color | SyncNet
+_JUDGES = {'color': Color, 'syncnet': SyncNet}
+
+
+def read(folder: str | pathlib.Path, kind: str) -> Judge:
+  """The judge of a workdir or of a converted network; its weights are not read.
+
+  Args:
+    folder: of a run of sync_expert, or of a converted color_syncnet or syncnet_v2.
+    kind: 'color' or 'syncnet', the one that is needed.
+
+  Raises:
+    CheckpointError, ConversionError: if the folder holds no such judge.
+  """
+  from tfg_jax import trained  # which knows all systems, this one too
+
+  if converted.is_converted(folder):
+    name = converted.read_record(folder).network
+    if _PUBLIC.get(name) == kind:
+      size = 96 if kind == 'color' else sync_metrics.FRAME_SIZE
+      return _JUDGES[kind](networks.OFFICIAL[name](), size)
+    name = f'a converted {name}'
+  else:
+    run = configuration.resolve(trained.read_config(folder))
+    name = f'the workdir of a run of {run.system}'
+    if run.system == 'sync_expert':
+      expert = SyncExpert.from_config(run)
+      if expert.settings.judge == kind:
+        return expert.judge
+      name += f', judge {expert.settings.judge}'
+  public = next(network for network, judge in _PUBLIC.items() if judge == kind)
+  raise errors.CheckpointError(
+    f'this is {name}, and no {kind} judge of sync.',
+    where=folder,
+    hint=f"name the workdir of a sync_expert run with model.judge='{kind}', or a converted "
+    f'{public}.',
+  )
+
+
+def variables(source: Source) -> dict[str, Any]:
+  """The variables of the judge that `pretrained.load` read from such a folder."""
+  return source.called('expert').nets['expert']
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncExpert:
+  """See the module; `from_config` builds it."""
+
+  settings: Settings
+  judge: Judge
+  axis_name: str | None = None
+
+  score = 'expert/loss'
+  draws = ''
+  sources = {}
+
+  @classmethod
+  def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'SyncExpert':
+    """Builds the judge and its settings from `run.model`.
+
+    Raises:
+      ConfigError: for unknown keys or values that cannot be.
+    """
+    settings = configuration.read_section(Settings, run.model, 'model')
+    judge = _JUDGES[settings.judge].from_settings(
+      settings, axis_name=axis_name, dtype=jnp.dtype(run.dtype)
+    )
+    return cls(settings, judge, axis_name)
+
+  # ------------------------------------------------------------------------------------------------
+  # State
+  # ------------------------------------------------------------------------------------------------
+
+  def init(self, key: jax.Array) -> base.State:
+    """A fresh network, 'expert'."""
+    batch = {
+      'frames': jnp.zeros((1, WINDOW_FRAMES, self.judge.size, self.judge.size, 3), jnp.uint8),
+      'boxes': jnp.broadcast_to(
+        jnp.array([0, 0, self.judge.size, self.judge.size]), (1, WINDOW_FRAMES, 4)
+      ),
+      'wav': jnp.zeros((1, 4000), jnp.int16),
+      'num_samples': jnp.full(1, 4000),
+    }
+    lips, speech = self.judge.inputs(batch, jnp.arange(WINDOW_FRAMES)[None], jnp.zeros((1, 1)))
+    variables = self.judge.module.init(light_random.from_key(key), lips, speech, train=False)
+    net = base.Net.create(variables['params'], variables['batch_stats'], self._optimizer)
+    return base.State.create(key, {'expert': net})
+
+  @property
+  def _optimizer(self) -> optax.GradientTransformation:
+    return optax.adam(self.settings.learning_rate)
+
+  def start(self, state: base.State, sources: dict, batches: Iterable[dict]) -> base.State:
+    """A judge of sync starts from nothing."""
+    del sources, batches
+    return state
+
+  def export(self, state: base.State, network: str):
+    """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
+    if _PUBLIC.get(network) == self.settings.judge:
+      net = state.nets['expert']
+      return {'params': net.params, 'batch_stats': net.stats}
+    raise errors.ConversionError(
+      f'this run holds no {network!r}.',
+      hint=f'it holds {next(x for x, judge in _PUBLIC.items() if judge == self.settings.judge)}.',
+    )
+
+  # ------------------------------------------------------------------------------------------------
+  # Training
+  # ------------------------------------------------------------------------------------------------
+
+  def sample(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """`starts` (K,) of lip windows and `heard` (K,) of their sound, frames; and those frames."""
+    settings, last = self.settings, _last_start(clip)
+    starts = rng.integers(last + 1, size=settings.pairs)
+    together = rng.random(settings.pairs) < 0.5
+    near = rng.random(settings.pairs) < settings.near_share
+    heard = [
+      start if same else _elsewhere(rng, start, last, settings.near, is_near)
+      for start, same, is_near in zip(starts, together, near, strict=True)
+    ]
+    return _pairs(starts, heard)
+
+  def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The same, of half the pairs in sync, a quarter near and a quarter far."""
+    settings, last = self.settings, _last_start(clip)
+    quarter = settings.evaluation_pairs // 4
+    starts = rng.integers(last + 1, size=settings.evaluation_pairs)
+    heard = [
+      *starts[: 2 * quarter],
+      *(_elsewhere(rng, x, last, settings.near, True) for x in starts[2 * quarter : 3 * quarter]),
+      *(_elsewhere(rng, x, last, settings.near, False) for x in starts[3 * quarter :]),
+    ]
+    return _pairs(starts, heard)
+
+  def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
+    """One update on the batch's pairs."""
+    net = state.nets['expert']
+    lips, speech = self._inputs(batch)
+    label = (batch['starts'] == batch['heard']).reshape(-1)
+
+    def loss(params):
+      variables = {'params': params, 'batch_stats': net.stats}
+      embedded, updated = self.judge.module.apply(
+        variables, lips, speech, train=True, mutable=['batch_stats']
+      )
+      value = self.judge.loss(*embedded, label, axis_name=self.axis_name)
+      right = (self.judge.in_sync(*embedded) == label).mean()
+      return value, ({'loss': value, 'accuracy': right}, updated['batch_stats'])
+
+    grads, (metrics, stats) = jax.grad(loss, has_aux=True)(net.params)
+    grads, metrics = base.mean_over_devices((grads, metrics), self.axis_name)
+    metrics['grad_norm'] = base.global_norm(grads)
+    net = net.update(grads, self._optimizer, stats=stats)
+    return state.replace(nets={'expert': net}), metrics
+
+  def _inputs(self, batch):
+    index = jnp.arange(batch['frames'].shape[1])
+    index = jnp.broadcast_to(index, batch['frames'].shape[:2])
+    return self.judge.inputs(batch, index, batch['heard'] / mouths.FPS)
+
+  # ------------------------------------------------------------------------------------------------
+  # Use
+  # ------------------------------------------------------------------------------------------------
+
+  def eval_step(self, state: base.State, batch: base.Batch) -> base.Metrics:
+    """How well pairs are told apart, (B,) each.
+
+    `loss` of all pairs, `accuracy` of the answers in sync or not, over all pairs, and over those
+    `in_sync`, `near` and `far`.
+    """
+    net = state.nets['expert']
+    lips, speech = self.judge.module.apply(
+      {'params': net.params, 'batch_stats': net.stats}, *self._inputs(batch), train=False
+    )
+    label = batch['starts'] == batch['heard']
+    clips, pairs = label.shape
+    per_pair = jax.vmap(lambda a, b, y: self.judge.loss(a[None], b[None], y[None]))
+    value = per_pair(lips, speech, label.reshape(-1)).reshape(clips, pairs).mean(1)
+    right = (self.judge.in_sync(lips, speech).reshape(clips, pairs) == label).astype(jnp.float32)
+    quarter = pairs // 4
+    return {
+      'expert/loss': value,
+      'expert/accuracy': right.mean(1),
+      'expert/in_sync': right[:, : 2 * quarter].mean(1),
+      'expert/near': right[:, 2 * quarter : 3 * quarter].mean(1),
+      'expert/far': right[:, 3 * quarter :].mean(1),
+    }
+
+  def summary(self, results: dict[str, float]) -> str:
+    """Says what the numbers of `eval_step` mean."""
+    loss, guessing = results['expert/loss'], self.judge.guessing
+    if loss > (1 - _TELLING) * guessing:
+      return (
+        f'It cannot tell what is in sync from what is not: its loss of {loss:.3f} is that of '
+        f'guessing ({guessing:.3f}). It may need more steps, more clips, or clips whose sound and '
+        'lips do belong together; as an expert it is of no use yet.'
+      )
+    return (
+      f'On clips it has not seen, it is right about {results["expert/in_sync"]:.0%} of the pairs '
+      f'in sync, {results["expert/near"]:.0%} of those shifted by 1 to {self.settings.near} frames '
+      f'and {results["expert/far"]:.0%} of those further off.'
+    )
+
+  def on_evaluation(self, state: base.State, results: dict[str, float]) -> base.State:
+    del results  # the schedule follows the step alone
+    return state
+
+  def finished(self, state: base.State) -> bool:
+    del state
+    return False
+
+  def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
+    """The windows that it is asked about, one after the other."""
+    del state
+    frames = batch['frames']
+    strips = base.strip(frames, jnp.full(len(frames), frames.shape[1]))
+    return {'strips': strips, 'videos': frames}
+
+  @property
+  def face_size(self) -> int:
+    raise lips.draws_no_faces('the sync expert')
+
+  def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
+    raise lips.draws_no_faces('the sync expert')
+
+
+def _last_start(clip) -> int:
+  """Of a window that frames and sound suffice for."""
+  heard = len(clip.wav) * mouths.FPS // clip.sample_rate
+  last = min(len(clip.frames), heard) - WINDOW_FRAMES
+  if last < 1:
+    raise errors.DataError(
+      f'the clip has {len(clip.frames)} frames and sound for {heard}; two windows need '
+      f'{WINDOW_FRAMES + 1}.',
+      where=clip.clip_id,
+      hint='leave shorter clips out when the corpus is prepared.',
+    )
+  return last
+
+
+def _elsewhere(rng, start: int, last: int, near: int, is_near: bool) -> int:
+  """Another window than that at `start`, up to `near` frames away or further, if there is one."""
+  others = np.delete(np.arange(last + 1), start)
+  wanted = others[(abs(others - start) <= near) == is_near]
+  return rng.choice(wanted if len(wanted) else others)
+
+
+def _pairs(starts, heard):
+  return {
+    'starts': np.asarray(starts, np.int32),
+    'heard': np.asarray(heard, np.int32),
+    'frame_index': (starts[:, None] + np.arange(WINDOW_FRAMES)).reshape(-1).astype(np.int32),
+  }
