@@ -65,5 +65,11 @@ def get_config():
     patience=5,
   )
   c.checkpoint = dict(every=625, keep=2, keep_best=1)
-  c.evaluation = dict(every=625, split='valid', max_clips=0, samples=4)
+  c.evaluation = dict(
+    every=625,
+    split='valid',
+    max_clips=0,
+    samples=4,
+    observers=dict(sync='', reader='', speller='', beam=50),
+  )
   return c

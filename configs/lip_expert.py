@@ -101,6 +101,7 @@ def get_config(variant='puppets_pretrain'):
       smoothing=0.1,
       ctc=0.0,
       freeze=freeze,
+      optimizer='adam',
       learning_rate=1e-3,
       warmup=warmup,
       final_rate=0.05,
@@ -196,6 +197,7 @@ def _puppets(variant):
       beam=5,
       ctc=0.5,
       freeze=0,
+      optimizer='adam',
       learning_rate=1.5e-3,
       warmup=100,
     )

@@ -50,7 +50,13 @@ def get_config(variant='wav2lip'):
     b2=0.999,
   )
   c.checkpoint = dict(every=3000, keep=3, keep_best=1)
-  c.evaluation = dict(every=3000, split='valid', max_clips=0, samples=4)
+  c.evaluation = dict(
+    every=3000,
+    split='valid',
+    max_clips=0,
+    samples=4,
+    observers=dict(sync='', reader='', speller='', beam=50),
+  )
   return c
 
 

@@ -281,6 +281,23 @@ def test_the_published_variants_have_no_aligner(config):
     build(config(**{'model.ctc': 1.0}))
 
 
+def test_muon_steps_kernels_and_adam_the_rest(config):
+  _, system = build(config(**{'model.optimizer': 'muon', 'model.warmup': 1, 'num_steps': 2}))
+  params = {'kernel': jnp.zeros((4, 3)), 'embedding': jnp.zeros((4, 3))}
+  rng = np.random.default_rng(0)
+  grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+  optimizer = system._optimizer
+  _, state = optimizer.update(grads, optimizer.init(params), params)  # at 1 % of the rate
+  steps, _ = optimizer.update(grads, state, params)
+  rate = system.settings.learning_rate
+  singular = np.linalg.svd(steps['kernel'], compute_uv=False)
+  assert singular.max() / singular.min() < 2
+  # One gradient twice: Adam's step is the rate, up to Nesterov's part.
+  np.testing.assert_allclose(np.abs(steps['embedding']), rate, rtol=0.3)
+  with pytest.raises(errors.ConfigError, match="model.optimizer is 'lion'"):
+    build(config(**{'model.optimizer': 'lion'}))
+
+
 def test_texts_that_do_not_fit(config):
   _, system = build(config(**{'model.max_tokens': 3}))
   clip = records.Clip(

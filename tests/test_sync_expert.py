@@ -1,6 +1,7 @@
 """The sync experts: which pairs they are asked about, what they see of them, what they learn."""
 
 import dataclasses
+import json
 
 import hypothesis
 import jax
@@ -227,7 +228,9 @@ def test_pmap_trains_as_jit_does(twin):
 @pytest.mark.parametrize('variant', ['color', 'syncnet'])
 def test_a_run_trains_is_read_again_and_knows_what_it_is(twin, variant, tmp_path, capsys):
   assert train.train_and_evaluate(twin(variant), tmp_path, devices=jax.devices()[:1])
-  assert 'pairs' in capsys.readouterr().out
+  means = json.loads((tmp_path / 'results.json').read_text())['means']
+  said = build(twin(variant))[1].summary(means)
+  assert f'After step 4: {said}' in capsys.readouterr().out
   judge = sync_expert.read(tmp_path, variant)
   _, system = build(twin(variant))
   assert judge == system.judge

@@ -67,6 +67,22 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Observers:
+  """Networks that judge whole videos in --mode=evaluate (`evaluation.observers`).
+
+  Each is the workdir of a run or a converted network; see `tfg_jax/observers.py`. Empty: not asked.
+  """
+
+  sync: str = ''  # sync_expert with judge 'syncnet', or syncnet_v2: LSE-C, LSE-D
+  reader: str = ''  # lip_expert, or an avhubert_..._seq2seq: WER1
+  speller: str = ''  # lip_expert with characters, or conformer_observer: WER2
+  beam: int = 50  # live hypotheses of the reader
+
+  def __post_init__(self):
+    _check_positive(self, 'evaluation.observers', 'beam')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
   """When to evaluate and on what (`evaluation`)."""
 
@@ -74,6 +90,7 @@ class Evaluation:
   split: str = 'valid'
   max_clips: int = 0  # 0: the whole split
   samples: int = 4  # clips shown as pictures and videos
+  observers: Observers = dataclasses.field(default_factory=Observers)
 
   def __post_init__(self):
     _check_positive(self, 'evaluation', 'every')

@@ -11,8 +11,9 @@ import pathlib
 
 import jax
 import numpy as np
+import tqdm
 
-from tfg_jax import configuration, partition, reporting, systems, trained
+from tfg_jax import configuration, observers, partition, reporting, systems, trained
 from tfg_jax.data import pipeline, records
 from tfg_jax.systems import base
 
@@ -28,10 +29,21 @@ class Results:
   step: int
   clip_ids: list[str]
   numbers: dict[str, np.ndarray]  # each (number of clips,)
+  # What the clips weigh in the means of some numbers, e.g. their words; elsewhere all are equal.
+  weights: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
   @property
   def means(self) -> dict[str, float]:
-    return {name: float(values.mean()) for name, values in self.numbers.items()}
+    return {
+      name: float(np.average(values, weights=self.weights.get(name)))
+      for name, values in self.numbers.items()
+    }
+
+  def and_(self, others: 'Results') -> 'Results':
+    """With the numbers of others about the same clips, whose word counts where both have one."""
+    return dataclasses.replace(
+      self, numbers=self.numbers | others.numbers, weights=self.weights | others.weights
+    )
 
   def save(self, workdir: pathlib.Path):
     """Writes the means and the table of clips."""
@@ -78,9 +90,37 @@ class Evaluation:
       real = batch['example_mask']
       numbers = jax.device_get(self._eval_step(state, self._place.put(batch)))
       collected.append({name: values[real] for name, values in numbers.items()})
-      clip_ids += [self._clip_id(index) for index in batch['clip_index'][real]]
-    numbers = {name: np.concatenate([part[name] for part in collected]) for name in collected[0]}
-    return Results(self._run.evaluation.split, int(state.step), clip_ids, numbers)
+      clip_ids += [clip.clip_id for clip in self._clips(batch)]
+    return Results(self._run.evaluation.split, int(state.step), clip_ids, _joined(collected))
+
+  def observe(self, state: base.State, judges: dict[str, observers.Observer]) -> Results:
+    """The same clips as `run`, drawn as whole videos and put before observers."""
+    videos = jax.jit(self._system.videos)
+    judge = {name: jax.jit(observer.judge) for name, observer in judges.items()}
+    weights = {name: jax.device_put(observer.variables) for name, observer in judges.items()}
+    clip_ids, values, counts = [], [], []
+    batches = tqdm.tqdm(self._batches(), desc='observing', unit='batch', disable=None)
+    for batch in batches:
+      real = batch['example_mask']
+      clips = self._clips(batch)
+      clip_ids += [clip.clip_id for clip in clips]
+      texts = [clip.text for clip in clips]
+      # A batch that is filled up repeats its last clip.
+      filled = texts + texts[-1:] * (len(real) - len(texts))
+      for observer in judges.values():
+        batch |= observer.inputs(filled)
+      shown = videos(state, batch)
+      found = {}
+      for row, video in shown.items():
+        for name, observer in judges.items():
+          answers = judge[name](weights[name], video, batch['frames'], batch)
+          answers = {key: x[real] for key, x in jax.device_get(answers).items()}
+          numbers = observer.numbers(answers, texts)
+          found |= {f'{row}/{metric}': number for metric, number in numbers.items()}
+      values.append({name: value for name, (value, _) in found.items()})
+      counts.append({name: count for name, (_, count) in found.items()})
+    split = self._run.evaluation.split
+    return Results(split, int(state.step), clip_ids, _joined(values), _joined(counts))
 
   def show_samples(self, state: base.State, report: reporting.Reporter):
     """Writes pictures and videos of the split's first clips."""
@@ -100,8 +140,10 @@ class Evaluation:
       rate=self._run.data.sample_rate,
     )
 
-  def _clip_id(self, index):
-    return records.decode_clip(self._source[int(index)]).clip_id
+  def _clips(self, batch):
+    """The records of a batch, without those that fill it up."""
+    numbers = batch['clip_index'][batch['example_mask']]
+    return [records.decode_clip(self._source[int(i)]) for i in numbers]
 
   def _batches(self):
     return pipeline.eval_batches(
@@ -110,6 +152,10 @@ class Evaluation:
       max_clips=self._run.evaluation.max_clips,
       **self._run.data.per_process,
     )
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def evaluate_workdir(workdir: pathlib.Path, config) -> Results:
@@ -123,7 +169,13 @@ def evaluate_workdir(workdir: pathlib.Path, config) -> Results:
   place = partition.build(run.partition, batch_size=run.data.batch_size)
   system = systems.build(run, axis_name=place.axis_name)
   state = jax.device_put(state, place.whole)
-  results = Evaluation(run, system, place).run(state)
+  evaluation = Evaluation(run, system, place)
+  results = evaluation.run(state)
+  if system.draws == 'mouth':
+    teachers = system.sources.values()
+    judges = observers.load(run.evaluation.observers, teachers)
+    results = results.and_(evaluation.observe(state, judges))
+    reporting.say(observers.credits(run.evaluation.observers))
   results.save(workdir)
   reporting.say(results.table())
   return results

@@ -96,6 +96,7 @@ def train_and_evaluate(
           report.scalars(done, results.means)
           evaluation.show_samples(state, report)
           results.save(workdir)
+          reporting.say(f'After step {done}: {system.summary(results.means)}')
           state = system.on_evaluation(state, results.means)
           score = results.means.get(system.score)
         if evaluated or done % run.checkpoint.every == 0 or stop.requested:
@@ -193,7 +194,6 @@ def _say_plan(run, place, source, state):
 
 def _say_done(run, system, results, workdir, seconds):
   reporting.say(results.table())
-  reporting.say(system.summary(results.means))
   made = [
     f'{run.system} is trained: {results.step} steps, {seconds / 60:.1f} minutes in this go.',
     f'  clips to watch   {workdir / "samples"}',

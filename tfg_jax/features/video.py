@@ -129,6 +129,24 @@ def lip_roi(frames, num_frames, size: int = LIP_SIZE, below: int = 0):
   return jnp.where(valid[..., None, None], normal, 0)[..., None]
 
 
+def conformer_view(frames, num_frames):
+  """What TalkLip's conformer observer sees: the gray frame at 224 px, of which the centre is read.
+
+  Args:
+    frames: (B, T, H, W, 3) RGB, 0 to 255; the aspect ratio is ignored, as officially.
+    num_frames: (B,) int; later frames become zero, after normalisation.
+
+  Returns:
+    (B, T, 112, 112, 1) float32, (gray / 255 - 0.4161) / 0.1688.
+  """
+  height, width = frames.shape[2:4]
+  gray = jnp.round(frames.astype(jnp.float32) @ jnp.array([[0.299], [0.587], [0.114]]))
+  whole = jnp.broadcast_to(jnp.array([0, 0, width, height]), (*frames.shape[:2], 4))
+  centre = crop_faces(gray, whole, 224)[:, :, 56:168, 56:168]
+  valid = jnp.arange(frames.shape[1]) < num_frames[:, None]
+  return jnp.where(valid[..., None, None, None], (centre / 255 - 0.4161) / 0.1688, 0)
+
+
 def random_view(video, shift, flip, size: int):
   """Cuts a window out of each clip and mirrors some: the same for all frames of a clip.
 

@@ -4,7 +4,7 @@ A system knows nothing of files, devices or logging. The loop (`tfg_jax/train.py
 lips: it only calls the functions of `System`, which are the contract between the two.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import flax.struct
@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import optax.contrib
 
+from tfg_jax import errors
 from tfg_jax.data import records
 
 Batch = dict[str, jax.Array]
@@ -50,11 +51,12 @@ def muon(rate: optax.ScalarOrSchedule, b1: float, b2: float) -> optax.GradientTr
   """
 
   def matrices(params):
-    def as_matrix(x):
+    def as_matrix(path, x):
       *inputs, outputs = range(x.ndim)
-      return optax.contrib.MuonDimensionNumbers(tuple(inputs), outputs) if x.ndim > 1 else None
+      is_kernel = path[-1].key == 'kernel'
+      return optax.contrib.MuonDimensionNumbers(tuple(inputs), outputs) if is_kernel else None
 
-    return jax.tree.map(as_matrix, params)
+    return jax.tree_util.tree_map_with_path(as_matrix, params)
 
   return optax.contrib.muon(
     rate,
@@ -63,6 +65,24 @@ def muon(rate: optax.ScalarOrSchedule, b1: float, b2: float) -> optax.GradientTr
     adam_b2=b2,
     muon_weight_dimension_numbers=matrices,
   )
+
+
+_OPTIMIZERS = {'adam': optax.adam, 'muon': muon}
+
+
+def optimizer(name: str) -> Callable[..., optax.GradientTransformation]:
+  """What `model.optimizer` names; takes rate, b1 and b2.
+
+  Raises:
+    ConfigError: if it names nothing.
+  """
+  if name not in _OPTIMIZERS:
+    raise errors.ConfigError(
+      f'model.optimizer is {name!r}.',
+      where='config',
+      hint=f'use one of {", ".join(map(repr, _OPTIMIZERS))}.',
+    )
+  return _OPTIMIZERS[name]
 
 
 @flax.struct.dataclass
@@ -164,6 +184,10 @@ class System(Protocol):
 
   def samples(self, state: State, batch: Batch) -> dict[str, jax.Array]:
     """uint8 RGB for people: 'strips' (B, H, W, 3) pictures and 'videos' (B, T, H, W, 3)."""
+
+  def videos(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+    """Whole clips (B, T, H, W, 3) uint8 RGB by row, 'ground_truth' among them, for the observers of
+    --mode=evaluate; only systems that draw mouths have it."""
 
   def generate(self, state: State, inputs: Batch) -> jax.Array:
     """Frames from media, for `tfg_jax.generate`."""

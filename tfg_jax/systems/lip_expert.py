@@ -52,6 +52,7 @@ class Settings:
   smoothing: float = 0.1
   ctc: float = 0.0  # share of the loss, from 0 to below 1
   freeze: int = 0  # steps in which the encoder rests
+  optimizer: str = 'adam'  # or 'muon'
   learning_rate: float = 1e-3
   warmup: int = 10_000  # steps from 1 % of the rate to all of it; then down to `final_rate`
   final_rate: float = 0.05  # of the learning rate, at num_steps
@@ -90,6 +91,31 @@ class Reader:
       dtype=encoder.dtype,
     )
     return cls(AVHubertSeq2Seq(encoder, decoder), words, settings.view)
+
+  def encode(self, variables, frames, num_frames):
+    """What is seen in clips (B, T, H, W, 3), and where there is nothing.
+
+    Returns:
+      (B, T, width) and (B, T) bool, True behind the end of a clip.
+    """
+    padding = jnp.arange(frames.shape[1]) >= num_frames[:, None]
+    video = self.view(frames, num_frames)
+    seen = self.module.apply(
+      variables, None, video, padding, train=False, method=lambda m, *x, **k: m.encoder(*x, **k)
+    )
+    return seen, padding
+
+  def predict(self, variables, memory, padding, tokens):
+    """Logits (B, L, vocabulary) of tokens (B, L), each one given those before it."""
+    decoder = {'params': variables['params']['decoder']}
+    return self.module.decoder.apply(decoder, previous(tokens), memory, padding, train=False)
+
+  def spell(self, variables, memory, padding, *, beam: int, max_length: int | None = None):
+    """The likeliest sentences (B, L) of token ids, by beam search; see `AVHubertSeq2Seq.spell`."""
+    found = self.module.apply(
+      variables, memory, padding, beam=beam, max_length=max_length, method='spell'
+    )
+    return found.tokens[:, 0]
 
 
 def read(folder: str | pathlib.Path) -> Reader:
@@ -160,6 +186,7 @@ class LipExpert:
     """
     settings = lips.read_settings(Settings, run)
     lips.check_warmup(settings.warmup, run.num_steps)
+    base.optimizer(settings.optimizer)  # refused here if there is no such
     if not 0 <= settings.ctc < 1:
       raise errors.ConfigError(
         f'model.ctc is {settings.ctc:g}.', where='config', hint='use a share from 0 to below 1.'
@@ -227,7 +254,7 @@ class LipExpert:
     decay = optax.exponential_decay(peak, self.num_steps - settings.warmup, settings.final_rate)
     warmup = optax.linear_schedule(0.01 * peak, peak, settings.warmup)
     rate = optax.join_schedules([warmup, decay], [settings.warmup])
-    return optax.adam(rate, b1=0.9, b2=0.98, eps=1e-8)
+    return base.optimizer(settings.optimizer)(rate, b1=0.9, b2=0.98)
 
   def _variables(self, state: base.State):
     """The whole reader's variables."""
@@ -337,19 +364,14 @@ class LipExpert:
     that of beam search. Row 'expert' sees the clip; 'other_lips' sees those of the clip before it
     in the batch, and tells how much is guessed without looking.
     """
-    module, variables, tokens = self.reader.module, self._variables(state), batch['tokens']
-    padding = lips.padding_mask(batch)
-    video = self.settings.view(batch['frames'], batch['num_frames'])
-    decoder = {'params': variables['params']['decoder']}
-    memory = module.apply(
-      variables, None, video, padding, train=False, method=lambda m, *x, **k: m.encoder(*x, **k)
-    )
+    reader, variables, tokens = self.reader, self._variables(state), batch['tokens']
+    memory, padding = reader.encode(variables, batch['frames'], batch['num_frames'])
     numbers = {}
     for name, seen, hidden in (
       ('expert', memory, padding),
       ('other_lips', jnp.roll(memory, 1, axis=0), jnp.roll(padding, 1, axis=0)),
     ):
-      logits = module.decoder.apply(decoder, previous(tokens), seen, hidden, train=False)
+      logits = reader.predict(variables, seen, hidden, tokens)
       per_clip = jax.vmap(
         lambda x, y: losses.label_smoothed_cross_entropy(
           x[None], y[None], smoothing=self.settings.smoothing, pad=PAD
@@ -357,14 +379,13 @@ class LipExpert:
       )(logits, tokens)
       numbers[f'{name}/loss'] = per_clip / (tokens != PAD).sum(1)
       numbers[f'{name}/token_accuracy'] = _token_accuracy(logits, tokens)
-    said = module.apply(
+    said = reader.spell(
       variables,
       memory,
       padding,
       beam=self.settings.beam,
       max_length=self.settings.max_tokens - 1,
-      method='spell',
-    ).tokens[:, 0]
+    )
     edits, words = text_metrics.word_edits(said, tokens, self.reader.vocabulary.symbols)
     numbers['expert/word_error_rate'] = edits / words
     return numbers

@@ -178,21 +178,41 @@ def summary(results: dict[str, float]) -> str:
   )
 
 
+def videos(draw, batch: base.Batch, size: int) -> dict[str, jax.Array]:
+  """Whole clips (B, T, H, W, 3) uint8 RGB for observers, by the names of `rows`."""
+
+  def paste(face, batch, times):
+    del batch, times
+    half = size // 2
+    return jnp.concatenate([face[:, :half, :, :3], face[:, half:, :, 3:]], axis=1)
+
+  return {
+    'ground_truth': batch['frames'],
+    'identity_mouth': redraw(paste, batch, size),
+    'generated': redraw(draw, batch, size),
+  }
+
+
 def redraw(draw, batch: base.Batch, size: int) -> jax.Array:
   """Whole clips with all their faces drawn, the identity reference being the first frame's.
 
   Returns:
     (B, T, H, W, 3) uint8 RGB.
   """
-  frames, boxes = batch['frames'], batch['boxes']
-  clips, length = frames.shape[:2]
-  index = jnp.broadcast_to(jnp.arange(length), (clips, length))
-  target = crop(batch, index, size)
-  identity = jnp.repeat(crop(batch, index[:, :1], size), length, axis=0)
-  drawn = draw(pose_and_identity(target, identity), batch, index / FPS)[..., ::-1] * 255
-  drawn = drawn.reshape(clips, length, *drawn.shape[1:])
-  pasted = video_features.paste_faces(frames.astype(jnp.float32), drawn, boxes)
-  return pasted.round().astype(jnp.uint8)
+  length = batch['frames'].shape[1]
+  index = jnp.arange(length)[None]
+
+  def of_clip(clip):
+    clip = jax.tree.map(lambda x: x[None], clip)
+    target = crop(clip, index, size)
+    identity = jnp.broadcast_to(target[:1], target.shape)
+    drawn = draw(pose_and_identity(target, identity), clip, index / FPS)[None, ..., ::-1] * 255
+    pasted = video_features.paste_faces(clip['frames'].astype(jnp.float32), drawn, clip['boxes'])
+    return pasted[0].round().astype(jnp.uint8)
+
+  # One clip after the other: all faces of a batch at once would fill the memory.
+  needed = ('frames', 'boxes', 'wav', 'num_samples')
+  return jax.lax.map(of_clip, {name: batch[name] for name in needed})
 
 
 def samples(draw, batch: base.Batch, size: int) -> dict[str, jax.Array]:

@@ -40,7 +40,6 @@ from tfg_jax.systems import base, lip_expert, lips, mouths
 # Stage 1 on, these layers of the audio encoder learn; the rest of it never does.
 _TUNED_LAYERS = 3
 _MOST_NEGATIVES = 100  # of the contrastive loss, per face
-_OPTIMIZERS = {'adam': optax.adam, 'muon': base.muon}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,12 +136,7 @@ class TalkLip:
       raise errors.ConfigError(
         f'model.audio is {settings.audio!r}.', where='config', hint="use 'local' or 'global'."
       )
-    if settings.optimizer not in _OPTIMIZERS:
-      raise errors.ConfigError(
-        f'model.optimizer is {settings.optimizer!r}.',
-        where='config',
-        hint=f'use one of {", ".join(map(repr, _OPTIMIZERS))}.',
-      )
+    base.optimizer(settings.optimizer)  # refused here if there is no such
     discriminator = mouths.build_discriminator(settings.discriminator, face, dtype)
     generator = networks.TalkLip(
       encoder,
@@ -196,7 +190,7 @@ class TalkLip:
 
   def _optimizer(self, player: str) -> optax.GradientTransformation:
     settings = self.settings
-    optimizer, rate = _OPTIMIZERS[settings.optimizer], settings.learning_rate
+    optimizer, rate = base.optimizer(settings.optimizer), settings.learning_rate
     if player == 'discriminator':
       optimizer, rate = optax.adam, settings.discriminator_learning_rate
     rate = optax.cosine_decay_schedule(rate, self.num_steps, alpha=settings.final_rate)
@@ -495,6 +489,10 @@ class TalkLip:
   def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
     """Real and redrawn clips; see `mouths.samples`."""
     return mouths.samples(self._painter(state), batch, self.face_size)
+
+  def videos(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
+    """Whole clips for observers; see `mouths.videos`."""
+    return mouths.videos(self._painter(state), batch, self.face_size)
 
   def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
     """Redraws face crops to speech; see `mouths.generate`."""

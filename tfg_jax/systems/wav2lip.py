@@ -281,6 +281,10 @@ class Wav2Lip:
     """Real and redrawn clips; see `mouths.samples`."""
     return mouths.samples(self._painter(state), batch, self.face_size)
 
+  def videos(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
+    """Whole clips for observers; see `mouths.videos`."""
+    return mouths.videos(self._painter(state), batch, self.face_size)
+
   def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
     """Redraws face crops to speech; see `mouths.generate`."""
     return mouths.generate(self._painter(state), inputs)

@@ -1,0 +1,265 @@
+"""Whole-video evaluation: each observer against its metric worked out by hand, and the command."""
+
+import csv
+import json
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import lip_expert as reader_configs
+from configs import sync_expert as sync_configs
+from configs import talklip as configs
+from tfg_jax import (
+  checkpoints,
+  configuration,
+  errors,
+  evaluate,
+  observers,
+  systems,
+  train,
+  trained,
+)
+from tfg_jax.data import pipeline, records
+from tfg_jax.features import video as video_features
+from tfg_jax.metrics import image, sync
+from tfg_jax.networks import conformer
+
+
+@pytest.fixture(scope='module')
+def batch(toy_records):
+  """Three clips, the last one short."""
+  source = records.RecordSource(toy_records, 'valid')
+  settings = dict(batch_size=3, max_frames=16, height=48, width=48, fps=25.0, sample_rate=16_000)
+  with pipeline.eval_batches(source, sample=lambda clip, rng: {}, **settings) as stream:
+    found = next(stream)
+  found['num_frames'][2] = 11
+  found['num_samples'][2] = 11 * 640
+  return found
+
+
+def untrained_workdir(config, toy_records, workdir):
+  config.data.root = str(toy_records)
+  trained.save_config(workdir, config)
+  run = configuration.resolve(config)
+  state = jax.jit(systems.build(run, axis_name=None).init)(jax.random.key(1))
+  with checkpoints.Checkpoints(workdir, run.checkpoint) as saved:
+    saved.save(state, checkpoints.Progress({}))
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def sync_workdir(toy_records, tmp_path_factory):
+  config = sync_configs.get_test_config('syncnet')
+  return untrained_workdir(config, toy_records, tmp_path_factory.mktemp('syncnet'))
+
+
+@pytest.fixture(scope='module')
+def reader_workdir(toy_records, tmp_path_factory):
+  """A lip reader that supervised nobody."""
+  config = reader_configs.get_test_config('puppets_finetune')
+  return untrained_workdir(config, toy_records, tmp_path_factory.mktemp('reader'))
+
+
+def noisy(frames):
+  rng = np.random.default_rng(0)
+  return np.clip(frames + rng.normal(0, 12, frames.shape), 0, 255).astype(np.uint8)
+
+
+# --------------------------------------------------------------------------------------------------
+# Observers
+# --------------------------------------------------------------------------------------------------
+
+
+def test_likeness_is_of_face_crops_and_real_frames(batch):
+  drawn = noisy(batch['frames'])
+  drawn[2, 11:] = 0  # behind the end
+  judge = observers.Likeness()
+  answers = jax.device_get(jax.jit(judge.judge)((), drawn, batch['frames'], batch))
+  numbers = judge.numbers(answers, [''] * 3)
+  for name, metric in (
+    ('psnr', image.psnr), ('psnr_official', image.psnr_official), ('ssim', image.ssim)
+  ):  # fmt: skip
+    values, weights = numbers[name]
+    np.testing.assert_array_equal(weights, [16, 16, 11])
+    for clip, length in enumerate(weights):
+      crops = [
+        video_features.crop_faces(x[clip, :length], batch['boxes'][clip, :length], 96)
+        for x in (drawn, batch['frames'])
+      ]
+      np.testing.assert_allclose(values[clip], np.mean(metric(*crops)), rtol=1e-5)
+  same = judge.numbers(
+    jax.device_get(judge.judge((), batch['frames'], batch['frames'], batch)), [''] * 3
+  )
+  assert (same['psnr'][0] == 100).all()
+  np.testing.assert_allclose(same['ssim'][0], 1, rtol=1e-6)
+
+
+def test_sync_scores_windows_of_each_clip_alone(batch, sync_workdir):
+  judge = observers.Sync.load(sync_workdir)
+  answers = jax.device_get(
+    jax.jit(judge.judge)(judge.variables, batch['frames'], batch['frames'], batch)
+  )
+  module, variables = judge.expert.module, judge.variables
+  for clip, length in enumerate((16, 16, 11)):
+    starts = np.arange(length - 5)
+    frames, wav = batch['frames'][clip, :length], batch['wav'][clip, : length * 640]
+    scores = sync.sync_scores(
+      module.apply(
+        variables, sync.lip_windows(frames, starts, 56), train=False, method='embed_lips'
+      ),
+      module.apply(
+        variables, sync.speech_windows(wav, len(wav), starts), train=False, method='embed_speech'
+      ),
+    )
+    np.testing.assert_allclose(answers['lse_d'][clip], scores.distance, rtol=1e-3)
+    np.testing.assert_allclose(answers['lse_c'][clip], scores.confidence, rtol=1e-2, atol=1e-4)
+  values, weights = judge.numbers(answers, [''] * 3)['lse_c']
+  np.testing.assert_array_equal(weights, 1)
+  np.testing.assert_array_equal(values, answers['lse_c'])
+
+
+def test_wer1_counts_words_over_all_clips(reader_workdir):
+  judge = observers.Reader.load(reader_workdir, beam=3)
+  words = judge.reader.vocabulary
+  said = np.stack([words.encode(x, 30) for x in ('one two three four', 'red dog')])
+  values, weights = judge.numbers({'tokens': said}, ['one two four four', 'Red'])['wer1']
+  np.testing.assert_allclose(values, [1 / 4, 1])
+  np.testing.assert_array_equal(weights, [4, 1])
+  results = evaluate.Results('valid', 1, ['a', 'b'], {'x/wer1': values}, {'x/wer1': weights})
+  assert results.means['x/wer1'] == pytest.approx(2 / 5)
+
+
+def test_wer2_gives_the_true_text_so_far(reader_workdir):
+  judge = observers.Speller.load(reader_workdir)
+  words = judge.reader.vocabulary
+  texts = ['bat cat', 'ox']
+  tokens = judge.inputs(texts)['speller_tokens']
+  np.testing.assert_array_equal(tokens[1, :4], [*words.ids('ox'), 2])
+  said = tokens.copy()
+  said[0, 3] = words.ids('d')[1]  # bad cat
+  said[1, 3:] = words.ids('z')[1]  # what follows the last letter does not count
+  values, weights = judge.numbers({'tokens': said}, texts)['wer2']
+  np.testing.assert_allclose(values, [0.5, 0])
+  np.testing.assert_array_equal(weights, 1)
+
+
+def test_readers_see_the_clip_and_not_what_is_behind_it(batch, reader_workdir):
+  judges = [observers.Reader.load(reader_workdir, beam=2), observers.Speller.load(reader_workdir)]
+  hidden = batch['frames'].copy()
+  hidden[2, 11:] = 255
+  for judge in judges:
+    inputs = batch | judge.inputs(['ba'] * 3)
+    see = jax.jit(judge.judge)
+    clean = see(judge.variables, batch['frames'], None, inputs)['tokens']
+    np.testing.assert_array_equal(see(judge.variables, hidden, None, inputs)['tokens'], clean)
+    assert clean.shape[0] == 3
+
+
+def test_the_view_of_the_conformer_is_opencvs():
+  rng = np.random.default_rng(0)
+  frames = cv2.GaussianBlur(rng.integers(0, 256, (80, 60, 3)).astype(np.uint8), (0, 0), 2)
+  seen = video_features.conformer_view(frames[None, None].repeat(2, 1), jnp.array([1]))
+  gray = cv2.resize(cv2.cvtColor(frames, cv2.COLOR_RGB2GRAY), (224, 224))[56:168, 56:168]
+  expected = (gray / 255 - 0.4161) / 0.1688
+  assert seen.shape == (1, 2, 112, 112, 1)
+  np.testing.assert_allclose(seen[0, 0, ..., 0], expected, atol=1.01 / 255 / 0.1688)
+  assert abs(float(seen[0, 0].mean()) - expected.mean()) < 0.01
+  assert not np.any(seen[0, 1])
+
+
+def test_the_conformer_reads_padded_texts_as_it_does_alone():
+  module = conformer.ConformerLipReader(
+    widths=(4,), features=8, depth=1, mlp_width=12, heads=2, taps=3, decoder_depth=1
+  )
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 256, (1, 3, 24, 24, 3), np.uint8)
+  batch = {'num_frames': jnp.array([3])}
+  judge = observers.Conformer({}, module)
+  inputs = judge.inputs(['Bin it'])
+  tokens = conformer.characters_to_tokens('Bin it')[None]
+  seen = video_features.conformer_view(video, batch['num_frames'])
+  required = conformer.required_frames(batch['num_frames'], tokens)
+  call = (seen, batch['num_frames'], required, tokens)
+  variables = module.init(jax.random.key(0), *call, frames=8, train=False)
+  logits, _ = module.apply(variables, *call, frames=8, train=False)
+  got = jax.jit(judge.judge)(variables, video, video, batch | inputs)['tokens']
+  np.testing.assert_array_equal(got[0, :7], logits[0].argmax(-1))
+  values, _ = judge.numbers({'tokens': inputs['conformer_tokens']}, ['bin it'])['wer2']
+  np.testing.assert_array_equal(values, [0])
+
+
+def test_texts_that_the_conformer_cannot_take():
+  judge = observers.Conformer({})
+  with pytest.raises(errors.DataError, match='301 characters; 300 fit'):
+    judge.inputs(['a' * 301])
+  with pytest.raises(errors.DataError, match="no token for \\['Ä'\\]"):
+    judge.inputs(['ä'])
+
+
+def test_a_teacher_is_no_observer(reader_workdir):
+  settings = configuration.Observers(reader=str(reader_workdir))
+  with pytest.raises(errors.ConfigError, match='observers.reader is what the run has learnt from'):
+    observers.load(settings, [reader_workdir / '..' / reader_workdir.name])
+
+
+def test_a_reader_is_no_judge_of_sync(reader_workdir):
+  with pytest.raises(errors.CheckpointError, match='no syncnet judge of sync'):
+    observers.load(configuration.Observers(sync=str(reader_workdir)), ())
+
+
+def test_wer2_needs_characters(reader_workdir, monkeypatch):
+  from tfg_jax.data import vocabulary
+  from tfg_jax.systems import lip_expert
+
+  reader = lip_expert.read(reader_workdir)
+  pieces = vocabulary.from_pieces(['ab', 'c'], [0.0, 0.0])
+  changed = lip_expert.Reader(reader.module, pieces, reader.view)
+  monkeypatch.setattr(lip_expert, 'read', lambda folder: changed)
+  with pytest.raises(errors.CheckpointError, match='pieces of words, and WER2 is about characters'):
+    observers.Speller.load(str(reader_workdir))
+
+
+# --------------------------------------------------------------------------------------------------
+# The command
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.end_to_end
+def test_evaluate_puts_every_row_before_every_observer(
+  twin, sync_workdir, reader_workdir, tmp_path, capsys
+):
+  assert train.train_and_evaluate(twin('no_lip'), tmp_path, devices=jax.devices()[:1])
+  judges = dict(sync=str(sync_workdir), reader=str(reader_workdir), speller=str(reader_workdir))
+  config = twin('no_lip')
+  config.evaluation.observers = dict(judges, beam=2)
+  config.data.batch_size = 2  # of 3 clips: the last batch is filled up
+  results = evaluate.evaluate_workdir(tmp_path, config)
+  who = ('ground_truth', 'identity_mouth', 'generated')
+  metrics = ('psnr', 'psnr_official', 'ssim', 'lse_c', 'lse_d', 'offset', 'wer1', 'wer2')
+  for row in who:
+    for metric in metrics:
+      assert results.numbers[f'{row}/{metric}'].shape == (3,)
+      assert np.isfinite(results.numbers[f'{row}/{metric}']).all()
+  assert results.means['ground_truth/psnr'] == 100
+  assert results.means['ground_truth/ssim'] == pytest.approx(1)
+  assert results.means['generated/psnr'] < results.means['generated/psnr_official'] + 1e-4 < 100
+  assert results.means['generated/lse_d'] != results.means['ground_truth/lse_d']
+  said = capsys.readouterr().out
+  lines = said[said.index('3 clips of split') :].splitlines()
+  assert lines[1].split()[:3] == ['l1', 'mouth_l1', 'psnr'] and lines[2].startswith('ground truth')
+  assert f'a run of this project, {sync_workdir}: not comparable with papers' in said
+  saved = json.loads((tmp_path / 'results.json').read_text())
+  assert saved['means'] == pytest.approx(results.means)
+  with (tmp_path / 'clips.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row['clip_id'] for row in rows] == ['clip0008', 'clip0009', 'clip0010']
+  assert float(rows[1]['generated/wer1']) == results.numbers['generated/wer1'][1]
+
+
+def test_observers_that_nobody_named_are_said_to_be_missing():
+  said = observers.credits(configuration.Observers())
+  assert 'reader   none: --config.evaluation.observers.reader=DIR names one' in said
+  assert configs.get_config('l').evaluation.observers.beam == 50

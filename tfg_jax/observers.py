@@ -1,0 +1,309 @@
+"""Observers: what judges whole videos, whoever drew them. Real videos stand before the same judges.
+
+likeness       PSNR and SSIM of face crops, beside the real ones
+sync           SyncNet: LSE-C, LSE-D and offset
+reader         a lip reader writes down what it sees: WER1
+speller        a lip reader, given the true text so far, says each next character: WER2
+
+The official ones are converted networks: syncnet_v2, an avhubert_..._seq2seq fine-tuned on LRS2,
+conformer_observer. Where they are not at hand, runs of sync_expert and lip_expert on the same
+corpus do their part; their numbers cannot be compared with those of papers.
+
+Source: the evaluation of Sxjdwang/TalkLip; `tfg_jax/metrics` has the definitions.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tfg_jax import configuration, errors, networks, pretrained
+from tfg_jax.data import vocabulary
+from tfg_jax.features import video as video_features
+from tfg_jax.metrics import image as image_metrics
+from tfg_jax.metrics import sync as sync_metrics
+from tfg_jax.metrics import text as text_metrics
+from tfg_jax.networks import conformer
+from tfg_jax.pytorch import converted
+from tfg_jax.systems import base, lip_expert, sync_expert
+
+_FACE = 96  # pixels, of the crops that are compared
+_MOST_TOKENS = 300  # of a clip's text
+_WINDOWS_AT_ONCE = 20  # of SyncNet, officially
+_SPELLER = 'conformer_observer'  # the public network
+
+# (value, count) of every clip by metric; a clip weighs `count` in the mean.
+Numbers = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+class Observer(Protocol):
+  """A judge; what it needs of texts and what it makes of its answers happens on the host."""
+
+  variables: Any  # its weights, handed to `judge`, so that they are not compiled in
+
+  def inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """What `judge` needs to know of the clips' texts, (B, ...) of fixed shapes."""
+
+  def judge(self, variables, video, real, batch: base.Batch) -> dict[str, jax.Array]:
+    """Pure: answers (B, ...) about clips (B, T, H, W, 3) uint8 RGB.
+
+    `real` are the same clips as they were filmed; `batch` holds their boxes, sound, lengths, and
+    what `inputs` returned.
+    """
+
+  def numbers(self, answers: Mapping[str, np.ndarray], texts: Sequence[str]) -> Numbers:
+    """What the answers are worth."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Likeness:
+  """Of all face crops with the real ones; in means every frame counts once.
+
+  `psnr` in dB; `psnr_official`, which folds large errors, for comparison with TalkLip's table;
+  `ssim`.
+  """
+
+  variables = ()
+
+  def inputs(self, texts):
+    return {}
+
+  def judge(self, variables, video, real, batch):
+    metrics = {
+      'psnr': image_metrics.psnr,
+      'psnr_official': image_metrics.psnr_official,
+      'ssim': image_metrics.ssim,
+    }
+
+    def of_clip(clip):
+      drawn, filmed, boxes = clip
+      drawn, filmed = (video_features.crop_faces(x, boxes, _FACE) for x in (drawn, filmed))
+      return {name: metric(drawn, filmed) for name, metric in metrics.items()}
+
+    per_frame = jax.lax.map(of_clip, (video, real, batch['boxes']))
+    return per_frame | {'frames': batch['num_frames']}
+
+  def numbers(self, answers, texts):
+    frames = answers['frames']
+    shown = np.arange(answers['ssim'].shape[1]) < frames[:, None]
+    return {
+      name: ((answers[name] * shown).sum(1) / frames, frames)
+      for name in ('psnr', 'psnr_official', 'ssim')
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Sync:
+  """SyncNet's: `lse_c` (higher is better), `lse_d` (lower is better), `offset` in frames."""
+
+  expert: sync_expert.SyncNet
+  variables: Any
+
+  @classmethod
+  def load(cls, folder: str) -> 'Sync':
+    expert = sync_expert.read(folder, 'syncnet')
+    return cls(expert, sync_expert.variables(pretrained.load(folder)))
+
+  def inputs(self, texts):
+    return {}
+
+  def judge(self, variables, video, real, batch):
+    module, size = self.expert.module, self.expert.size
+    starts = jnp.arange(max(video.shape[1] - sync_metrics.WINDOW_FRAMES, 1))
+
+    def score(clip):
+      frames, wav, num_frames, num_samples = clip
+
+      def see(start):
+        window = jax.lax.dynamic_slice_in_dim(frames, start, sync_metrics.WINDOW_FRAMES)
+        seen = sync_metrics.lip_windows(window, jnp.zeros(1, jnp.int32), size)
+        return module.apply(variables, seen, train=False, method='embed_lips')[0]
+
+      seen = jax.lax.map(see, starts, batch_size=_WINDOWS_AT_ONCE)
+      windows = sync_metrics.speech_windows(wav, num_samples, starts)
+      heard = module.apply(variables, windows, train=False, method='embed_speech')
+      number = sync_metrics.num_windows(num_frames, num_samples)
+      scores = sync_metrics.sync_scores(seen, heard, number)
+      return {'lse_c': scores.confidence, 'lse_d': scores.distance, 'offset': scores.offset}
+
+    clips = video, batch['wav'], batch['num_frames'], batch['num_samples']
+    return jax.lax.map(score, clips)
+
+  def numbers(self, answers, texts):
+    return {name: (values, np.ones(len(values))) for name, values in answers.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """`wer1`, the word error rate of what a lip reader writes down; every word counts once."""
+
+  reader: lip_expert.Reader
+  variables: Any
+  beam: int
+
+  @classmethod
+  def load(cls, folder: str, beam: int) -> 'Reader':
+    return cls(lip_expert.read(folder), lip_expert.variables(pretrained.load(folder)), beam)
+
+  def inputs(self, texts):
+    return {}
+
+  def judge(self, variables, video, real, batch):
+    memory, padding = self.reader.encode(variables, video, batch['num_frames'])
+    return {'tokens': self.reader.spell(variables, memory, padding, beam=self.beam)}
+
+  def numbers(self, answers, texts):
+    said = [self.reader.vocabulary.decode(tokens) for tokens in answers['tokens']]
+    words = np.array([len(text.split()) for text in texts])
+    rates = [
+      text_metrics.word_error_rate([a.lower()], [b.lower()])
+      for a, b in zip(said, texts, strict=True)
+    ]
+    return {'wer1': (np.array(rates), words)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Speller:
+  """`wer2` of a lip reader of this project, one that spells; every clip counts once."""
+
+  reader: lip_expert.Reader
+  variables: Any
+
+  @classmethod
+  def load(cls, folder: str) -> 'Speller':
+    reader = lip_expert.read(folder)
+    if max(map(len, reader.vocabulary.symbols[len(vocabulary.SPECIALS) :])) > 1:
+      raise errors.CheckpointError(
+        'this lip reader knows pieces of words, and WER2 is about characters.',
+        where=folder,
+        hint=f'name a lip_expert run with model.characters, or a converted {_SPELLER}.',
+      )
+    return cls(reader, lip_expert.variables(pretrained.load(folder)))
+
+  def inputs(self, texts):
+    tokens = [self.reader.vocabulary.encode(text, _MOST_TOKENS) for text in texts]
+    return {'speller_tokens': np.stack(tokens)}
+
+  def judge(self, variables, video, real, batch):
+    memory, padding = self.reader.encode(variables, video, batch['num_frames'])
+    logits = self.reader.predict(variables, memory, padding, batch['speller_tokens'])
+    return {'tokens': logits.argmax(-1)}
+
+  def numbers(self, answers, texts):
+    words = self.reader.vocabulary
+    # A sentence begins with the mark of its first word, which is no character of it.
+    pairs = [
+      (said[1:], words.ids(text)[1:]) for said, text in zip(answers['tokens'], texts, strict=True)
+    ]
+    space = words.symbols.index(vocabulary.WORD_START)
+    return _teacher_forced(pairs, space=space, eos=vocabulary.EOS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conformer:
+  """`wer2` of TalkLip's observer; every clip counts once."""
+
+  variables: Any
+  module: conformer.ConformerLipReader = dataclasses.field(
+    default_factory=networks.OFFICIAL[_SPELLER]
+  )
+
+  def inputs(self, texts):
+    tokens = np.full((len(texts), _MOST_TOKENS), conformer.PADDING, np.int32)
+    for row, text in zip(tokens, texts, strict=True):
+      spelled = conformer.characters_to_tokens(text)
+      if len(spelled) > _MOST_TOKENS:
+        raise errors.DataError(
+          f'the text {text[:40]!r}... has {len(spelled)} characters; {_MOST_TOKENS} fit',
+          hint='leave such clips out.',
+        )
+      row[: len(spelled)] = spelled
+    return {'conformer_tokens': tokens}
+
+  def judge(self, variables, video, real, batch):
+    lengths, tokens = batch['num_frames'], batch['conformer_tokens']
+    seen = video_features.conformer_view(video, lengths)
+    logits, _ = self.module.apply(
+      variables,
+      seen,
+      lengths,
+      conformer.required_frames(lengths, tokens),
+      tokens,
+      frames=max(video.shape[1], 2 * _MOST_TOKENS),
+      train=False,
+    )
+    return {'tokens': logits.argmax(-1)}
+
+  def numbers(self, answers, texts):
+    pairs = [
+      (said, conformer.characters_to_tokens(text))
+      for said, text in zip(answers['tokens'], texts, strict=True)
+    ]
+    return _teacher_forced(pairs, space=conformer.SPACE, eos=conformer.EOS)
+
+
+def _teacher_forced(pairs, *, space: int, eos: int) -> Numbers:
+  rates = [
+    text_metrics.teacher_forced_errors(*pair, space=space, eos=eos).word_error_rate
+    for pair in pairs
+  ]
+  return {'wer2': (np.array(rates), np.ones(len(rates)))}
+
+
+def load(settings: configuration.Observers, teachers: Iterable[str]) -> dict[str, Observer]:
+  """The observers that a config names, and `Likeness`.
+
+  Args:
+    settings: `evaluation.observers`.
+    teachers: folders of the networks that the judged system learnt from.
+
+  Raises:
+    ConfigError: if an observer is one of the teachers, which would judge its own pupil.
+    CheckpointError, ConversionError: if a folder holds no such network.
+  """
+  teachers = {str(pathlib.Path(folder).resolve()) for folder in teachers}
+  for name in ('sync', 'reader', 'speller'):
+    folder = getattr(settings, name)
+    if folder and str(pathlib.Path(folder).resolve()) in teachers:
+      raise errors.ConfigError(
+        f'evaluation.observers.{name} is what the run has learnt from.',
+        where=folder,
+        hint='an observer has to be another network: train one with another --config.seed.',
+      )
+  found: dict[str, Observer] = {'likeness': Likeness()}
+  if settings.sync:
+    found['sync'] = Sync.load(settings.sync)
+  if settings.reader:
+    found['reader'] = Reader.load(settings.reader, settings.beam)
+  if settings.speller:
+    public = converted.is_converted(settings.speller)
+    if public and converted.read_record(settings.speller).network == _SPELLER:
+      found['speller'] = Conformer(converted.load(settings.speller)[0])
+    else:
+      found['speller'] = Speller.load(settings.speller)
+  return found
+
+
+def credits(settings: configuration.Observers) -> str:
+  """Says who judged, and how far their numbers may be compared."""
+  said = []
+  for name, public in (
+    ('sync', 'syncnet_v2'),
+    ('reader', 'avhubert_large_seq2seq'),
+    ('speller', _SPELLER),
+  ):
+    folder = getattr(settings, name)
+    if not folder:
+      said.append(f'  {name:8} none: --config.evaluation.observers.{name}=DIR names one')
+    elif converted.is_converted(folder):
+      said.append(f'  {name:8} {converted.read_record(folder).network}, {folder}')
+    else:
+      said.append(
+        f'  {name:8} a run of this project, {folder}: not comparable with papers, whose judge is '
+        f'{public}'
+      )
+  return '\n'.join(['Observers of whole videos:', *said])
