@@ -429,11 +429,11 @@ def test_a_picture_follows_a_video(draw, given, tmp_path):
 def test_a_head_talks(draw, given, tmp_path, name):
   frames, path = draw(name, HEAD)
   check_file(path, rate=25, size=(32, 32), seconds=2.5, frames=63, comment='from speech alone')
-  # It moves while it speaks, and much less in the silence behind (1.25 s of each); medians, as
-  # random recurrent networks still jump now and then.
+  # It moves while it speaks, and much less in the silence behind (1.25 s of each); all but the
+  # largest steps are compared, as random recurrent networks still jump now and then.
   frames, _ = draw(name, HEAD | dict(audio=quiet(given, tmp_path)))
   motion = abs(np.diff(frames, axis=0)).max((1, 2, 3))
-  assert np.median(motion[:25]) > 3 * max(1, np.median(motion[-12:]))
+  assert np.quantile(motion[:25], 0.7) > 3 * max(1, np.quantile(motion[-12:], 0.7))
 
 
 @pytest.mark.end_to_end

@@ -171,11 +171,11 @@ def test_frames_out_of_sync_are_far_from_their_own(run, toy_records):
   rng = np.random.default_rng(0)
   for _ in range(50):
     sample = system.sample(clip, rng)
-    assert np.all(np.abs(sample['frame_index'] - sample['shifted_index']) >= 5)
-    assert len(set(sample['frame_index'])) == len(sample['frame_index'])
+    assert np.all(np.abs(sample['drawn_frames'] - sample['shifted_index']) >= 5)
+    assert len(set(sample['drawn_frames'])) == len(sample['drawn_frames'])
   short = system.sample(_cut(clip, 3), rng)
-  apart = np.abs(short['frame_index'] - short['shifted_index'])
-  np.testing.assert_array_equal(apart, np.maximum(short['frame_index'], 2 - short['frame_index']))
+  apart = np.abs(short['drawn_frames'] - short['shifted_index'])
+  np.testing.assert_array_equal(apart, np.maximum(short['drawn_frames'], 2 - short['drawn_frames']))
 
 
 def _cut(clip, frames):
@@ -204,7 +204,7 @@ def test_evaluation_numbers(run, evaluated):
   np.testing.assert_array_equal(numbers['ground_truth/l1'], 0)
   np.testing.assert_array_equal(numbers['ground_truth/psnr'], 100)
   np.testing.assert_allclose(numbers['ground_truth/ssim'], 1, rtol=1e-5)
-  real = np.asarray(system._faces(batch, batch['frame_index']))
+  real = np.asarray(system._faces(batch, batch['drawn_frames']))
   error = np.abs(np.asarray(state.schedule['average_face']) - real).mean((1, 2, 3)) / 2
   np.testing.assert_allclose(
     numbers['average_face/l1'], error.reshape(2, -1).mean(1), rtol=1e-4, atol=1e-6
@@ -316,7 +316,7 @@ def test_every_stage_of_a_published_config_can_be_traced(config, variant):
     'num_samples': ints(),
     'teacher_frames': ints(settings.teacher_frames),
     'window_start': ints(),
-    'frame_index': ints(c.model.frames),
+    'drawn_frames': ints(c.model.frames),
     'shifted_index': ints(c.model.frames),
     **({'identity': ints(), 'emotion': ints()} if experts.observer else {}),
   }

@@ -231,13 +231,13 @@ class SDFA:
     count = self.settings.frames
     start = rng.integers(max(len(clip.frames) - count, 0) + 1)
     index = np.minimum(start + np.arange(count), len(clip.frames) - 1)
-    return self.experts.sample(clip, rng) | {'frame_index': index.astype(np.int32)}
+    return self.experts.sample(clip, rng) | {'drawn_frames': index.astype(np.int32)}
 
   def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Frames spread over the clip."""
     count = self.settings.evaluation_frames
     index = (np.arange(count) + 0.5) * len(clip.frames) / count
-    return self.experts.sample(clip, rng) | {'frame_index': index.astype(np.int32)}
+    return self.experts.sample(clip, rng) | {'drawn_frames': index.astype(np.int32)}
 
   def _faces(self, batch, index):
     """(B, n, S, S, 3) faces in [-1, 1] of frames (B, n)."""
@@ -295,7 +295,7 @@ class SDFA:
     return {**state.nets, 'voice': net}, metrics
 
   def _animate(self, state, batch):
-    weights, index = self.settings.loss, batch['frame_index']
+    weights, index = self.settings.loss, batch['drawn_frames']
     clips, count = index.shape
     real = self._faces(batch, index)
     windows = networks.audio_windows(batch['wav'], batch['frames'].shape[1], self.fps)
@@ -370,7 +370,7 @@ class SDFA:
     that of another person in the batch (the next one; records do not say who is a woman or a man);
     or 's2f_sdfa'.
     """
-    index = batch['frame_index']
+    index = batch['drawn_frames']
     real = self._faces(batch, index)
     real = real.reshape(-1, *real.shape[2:])
     reference = self._reference(state, batch)

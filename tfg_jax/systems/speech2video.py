@@ -245,7 +245,7 @@ class Speech2Video:
     allowed = apart >= np.minimum(self.settings.out_of_sync, apart.max(1, keepdims=True))
     shifted = [rng.choice(np.flatnonzero(row)) for row in allowed]
     return self.experts.sample(clip, rng) | {
-      'frame_index': np.array(index, np.int32),
+      'drawn_frames': np.array(index, np.int32),
       'shifted_index': np.array(shifted, np.int32),
     }
 
@@ -253,7 +253,7 @@ class Speech2Video:
     """Frames spread over the clip."""
     count = self.settings.evaluation_frames
     index = (np.arange(count) + 0.5) * len(clip.frames) / count
-    return self.experts.sample(clip, rng) | {'frame_index': index.astype(np.int32)}
+    return self.experts.sample(clip, rng) | {'drawn_frames': index.astype(np.int32)}
 
   def _step(self, index, steps):
     """The CPC step that has heard the whole of each frame."""
@@ -344,7 +344,7 @@ class Speech2Video:
     """Eq. 4 to 10 on `frames` frames of each clip."""
     weights = self.settings.loss
     context, identity, emotion = self._listen(state, batch['wav'], batch['num_samples'])
-    index = batch['frame_index']
+    index = batch['drawn_frames']
     real = self._faces(batch, index)
 
     def at(frames):  # (B, n) -> (B * n, D)
@@ -427,7 +427,7 @@ class Speech2Video:
     too: 'teacher', what they see in the real frames, and 'speech', what stage 1 hears: in nu, as
     the identity teacher names it, and in mu.
     """
-    index = batch['frame_index']
+    index = batch['drawn_frames']
     clips, each = index.shape
     real = self._faces(batch, index)
     context, identity, emotion = self._listen(state, batch['wav'], batch['num_samples'])
