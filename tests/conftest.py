@@ -8,6 +8,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import corpus
 import jax
 import pytest
+import runs
 
 jax.config.update('jax_num_cpu_devices', 2)
 _PARITY = pathlib.Path(__file__).parent / 'parity'
@@ -58,18 +59,10 @@ def twin(toy_records):
 def expert_workdir(toy_records, tmp_path_factory):
   """The workdir of a tiny lip expert with random weights, as deep as the twin's audio encoder."""
   from configs import lip_expert
-  from tfg_jax import checkpoints, configuration, systems, trained
 
   config = lip_expert.get_test_config('puppets_finetune')
-  config.data.root = str(toy_records)
   config.model.encoder.depth = 4
-  workdir = tmp_path_factory.mktemp('expert')
-  trained.save_config(workdir, config)
-  run = configuration.resolve(config)
-  state = jax.jit(systems.build(run, axis_name=None).init)(jax.random.key(0))
-  with checkpoints.Checkpoints(workdir, run.checkpoint) as saved:
-    saved.save(state, checkpoints.Progress({}))
-  return workdir
+  return runs.untrained(config, toy_records, tmp_path_factory.mktemp('expert'))
 
 
 @pytest.fixture(scope='session')

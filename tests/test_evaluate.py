@@ -8,19 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import untrained
 
 from configs import lip_expert as reader_configs
 from configs import sync_expert as sync_configs
 from configs import talklip as configs
 from tfg_jax import (
-  checkpoints,
   configuration,
   errors,
   evaluate,
   observers,
-  systems,
   train,
-  trained,
 )
 from tfg_jax.data import pipeline, records
 from tfg_jax.features import video as video_features
@@ -40,27 +38,17 @@ def batch(toy_records):
   return found
 
 
-def untrained_workdir(config, toy_records, workdir):
-  config.data.root = str(toy_records)
-  trained.save_config(workdir, config)
-  run = configuration.resolve(config)
-  state = jax.jit(systems.build(run, axis_name=None).init)(jax.random.key(1))
-  with checkpoints.Checkpoints(workdir, run.checkpoint) as saved:
-    saved.save(state, checkpoints.Progress({}))
-  return workdir
-
-
 @pytest.fixture(scope='module')
 def sync_workdir(toy_records, tmp_path_factory):
   config = sync_configs.get_test_config('syncnet')
-  return untrained_workdir(config, toy_records, tmp_path_factory.mktemp('syncnet'))
+  return untrained(config, toy_records, tmp_path_factory.mktemp('syncnet'))
 
 
 @pytest.fixture(scope='module')
 def reader_workdir(toy_records, tmp_path_factory):
   """A lip reader that supervised nobody."""
   config = reader_configs.get_test_config('puppets_finetune')
-  return untrained_workdir(config, toy_records, tmp_path_factory.mktemp('reader'))
+  return untrained(config, toy_records, tmp_path_factory.mktemp('reader'), seed=1)
 
 
 def noisy(frames):

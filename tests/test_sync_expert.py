@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from runs import build, first_batch
 
 from configs import sync_expert as configs
 from tfg_jax import configuration, errors, losses, partition, pretrained, systems, train
@@ -31,16 +32,11 @@ def twin(toy_records):
   return config
 
 
-def build(config):
-  run = configuration.resolve(config)
-  return run, systems.build(run, axis_name=None)
-
-
 @pytest.fixture(scope='module', params=['color', 'syncnet'])
 def trained_one(request, twin):
   """(run, system, first metrics, last metrics, state) of 40 steps on one batch."""
   run, system = build(twin(request.param))
-  batch = first_batch(run, system.sample)
+  batch = first_batch(run, system.sample, seed=0)
   state = jax.jit(system.init)(jax.random.key(0))
   step = jax.jit(train.skip_non_finite(system.train_step))
   history = []
@@ -48,14 +44,6 @@ def trained_one(request, twin):
     state, metrics = step(state, batch)
     history.append(jax.device_get(metrics))
   return run, system, history[0], history[-1], state
-
-
-def first_batch(run, sample, batches=pipeline.train_batches, split='train', **settings):
-  source = records.RecordSource(run.data.root, split)
-  if batches is pipeline.train_batches:
-    settings['seed'] = 0
-  with batches(source, sample=sample, **settings, **run.data.per_process) as stream:
-    return next(stream)
 
 
 def toy_clip(toy_records):
@@ -115,7 +103,7 @@ def test_a_clip_that_is_too_short_is_named(twin, toy_records):
 
 def test_the_color_expert_sees_five_lower_halves_and_the_sound_from_the_first_on(twin):
   run, system = build(twin('color'))
-  batch = first_batch(run, system.sample)
+  batch = first_batch(run, system.sample, seed=0)
   lips, speech = system._inputs(batch)
   clips, pairs, size = 2, 3, 24
   assert lips.shape == (clips * pairs, size // 2, size, 15)
@@ -135,7 +123,7 @@ def test_the_color_expert_sees_five_lower_halves_and_the_sound_from_the_first_on
 
 def test_syncnet_sees_five_whole_frames_and_their_cepstra(twin):
   run, system = build(twin('syncnet'))
-  batch = first_batch(run, system.sample)
+  batch = first_batch(run, system.sample, seed=0)
   lips, speech = system._inputs(batch)
   assert lips.shape == (6, 5, 56, 56, 3) and speech.shape == (6, 13, 20, 1)
   # Frames of 48 px scaled to 56: the mean stays, and BGR is RGB backwards.
@@ -217,7 +205,7 @@ def test_pmap_trains_as_jit_does(twin):
     system = systems.build(run, axis_name=place.axis_name)
     state = place.init(system.init, jax.random.key(0))
     step = place.train(train.skip_non_finite(system.train_step))
-    state, metrics = step(state, place.put(first_batch(run, system.sample)))
+    state, metrics = step(state, place.put(first_batch(run, system.sample, seed=0)))
     ended[kind] = jax.device_get((metrics, state.nets['expert'].stats))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), ended['jit'], ended['pmap']
@@ -232,10 +220,10 @@ def test_a_run_trains_is_read_again_and_knows_what_it_is(twin, variant, tmp_path
   said = build(twin(variant))[1].summary(means)
   assert f'After step 4: {said}' in capsys.readouterr().out
   judge = sync_expert.read(tmp_path, variant)
-  _, system = build(twin(variant))
+  run, system = build(twin(variant))
   assert judge == system.judge
   variables = sync_expert.variables(pretrained.load(tmp_path))
-  lips, speech = system._inputs(first_batch(configuration.resolve(twin(variant)), system.sample))
+  lips, speech = system._inputs(first_batch(run, system.sample, seed=0))
   embedded = judge.module.apply(variables, lips, speech, train=False)
   assert all(np.isfinite(x).all() for x in embedded)
   other = 'syncnet' if variant == 'color' else 'color'

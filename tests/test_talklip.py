@@ -7,22 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import build, first_batch
 
 from configs import talklip as configs
-from tfg_jax import configuration, errors, losses, pretrained, systems, train, trained
-from tfg_jax.data import pipeline, records
+from tfg_jax import errors, losses, pretrained, train, trained
+from tfg_jax.data import pipeline
 from tfg_jax.systems import base, lip_expert, mouths
-
-
-def build(config):
-  run = configuration.resolve(config)
-  return run, systems.build(run, axis_name=None)
-
-
-def one_batch(run, sample, batches=pipeline.train_batches, **settings):
-  source = records.RecordSource(run.data.root, 'train')
-  with batches(source, sample=sample, **settings, **run.data.per_process) as stream:
-    return next(stream)
 
 
 def started(run, system):
@@ -35,7 +25,7 @@ def started(run, system):
 def heard_globally(twin, expert_workdir):
   """System, state and batch of g+c, whose audio encoder hears the whole utterance."""
   run, system = build(twin('g+c', **{'model.expert': str(expert_workdir)}))
-  return system, started(run, system), one_batch(run, system.sample, seed=0)
+  return system, started(run, system), first_batch(run, system.sample, seed=0)
 
 
 @pytest.mark.end_to_end
@@ -234,7 +224,7 @@ def trained_run(trained_workdir):
 
 def test_evaluation_numbers(trained_run, twin):
   run, system = build(twin())
-  batch = one_batch(run, system.sample_evaluation, pipeline.eval_batches)
+  batch = first_batch(run, system.sample_evaluation, pipeline.eval_batches)
   numbers = jax.jit(system.eval_step)(trained_run.state, batch)
   assert {name.split('/')[0] for name in numbers} == {
     'ground_truth',
@@ -257,7 +247,7 @@ def test_evaluation_numbers(trained_run, twin):
 def test_generate_draws_what_evaluation_sees(trained_run, twin):
   run, system = build(twin())
   state = trained_run.state
-  batch = one_batch(run, system.sample_evaluation, pipeline.eval_batches)
+  batch = first_batch(run, system.sample_evaluation, pipeline.eval_batches)
   target, face, index, _ = mouths.window_inputs(batch, 5, system.face_size)
   per_clip = index.shape[1]
   expected = system._draw(state, face, batch, index / 25)[:per_clip, ..., ::-1] * 255

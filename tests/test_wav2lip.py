@@ -4,15 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import build, first_batch, untrained
 
 from configs import sync_expert as expert_configs
 from configs import wav2lip as configs
 from tfg_jax import (
-  checkpoints,
-  configuration,
   errors,
   pretrained,
-  systems,
   train,
   trained,
 )
@@ -24,14 +22,7 @@ from tfg_jax.systems import mouths
 def expert(toy_records, tmp_path_factory):
   """The workdir of a tiny colour expert with random weights."""
   config = expert_configs.get_test_config('color')
-  config.data.root = str(toy_records)
-  workdir = tmp_path_factory.mktemp('sync_expert')
-  trained.save_config(workdir, config)
-  run = configuration.resolve(config)
-  state = jax.jit(systems.build(run, axis_name=None).init)(jax.random.key(0))
-  with checkpoints.Checkpoints(workdir, run.checkpoint) as saved:
-    saved.save(state, checkpoints.Progress({}))
-  return workdir
+  return untrained(config, toy_records, tmp_path_factory.mktemp('sync_expert'))
 
 
 @pytest.fixture(scope='module')
@@ -46,17 +37,6 @@ def twin(toy_records, expert):
     return c
 
   return config
-
-
-def build(config):
-  run = configuration.resolve(config)
-  return run, systems.build(run, axis_name=None)
-
-
-def first_batch(run, sample, batches=pipeline.train_batches, **settings):
-  source = records.RecordSource(run.data.root, 'train')
-  with batches(source, sample=sample, **settings, **run.data.per_process) as stream:
-    return next(stream)
 
 
 def started(system):

@@ -66,7 +66,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class AVHubert:
+class AVHubert(base.Expert):
   """See the module; `from_config` builds it."""
 
   settings: Settings
@@ -77,7 +77,7 @@ class AVHubert:
   axis_name: str | None = None
 
   score = 'video/masked_error'
-  draws = ''
+  called = 'AV-HuBERT'
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'AVHubert':
@@ -358,23 +358,8 @@ class AVHubert:
       f'{commonest:.0%}.'
     )
 
-  def on_evaluation(self, state: base.State, results: dict[str, float]) -> base.State:
-    del results  # the learning rate follows the step alone
-    return state
-
-  def finished(self, state: base.State) -> bool:
-    del state
-    return False
-
   def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
     """The mouths as the encoder sees them, with replaced frames."""
     del state
     video = self.settings.view(batch['frames'], batch['num_frames'])
     return lips.show(masking.replace_frames(video, batch['video_source']), batch['num_frames'])
-
-  @property
-  def face_size(self) -> int:
-    raise lips.draws_no_faces('AV-HuBERT')
-
-  def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
-    raise lips.draws_no_faces('AV-HuBERT')

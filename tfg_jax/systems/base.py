@@ -196,6 +196,36 @@ class System(Protocol):
     """The variables of a public network that the state holds, for `tfg_jax.convert`."""
 
 
+class Expert:
+  """What the systems that only look and listen have in common; their schedules follow the step."""
+
+  draws = ''
+  called: str  # by messages
+
+  def on_evaluation(self, state: State, results: dict[str, float]) -> State:
+    del results
+    return state
+
+  def finished(self, state: State) -> bool:
+    del state
+    return False
+
+  @property
+  def face_size(self) -> int:
+    raise self._draws_nothing
+
+  def generate(self, state: State, inputs: Batch) -> jax.Array:
+    raise self._draws_nothing
+
+  @property
+  def _draws_nothing(self):
+    return errors.ConfigError(
+      f'a run of {self.called} draws no faces.',
+      where='--workdir',
+      hint='name the workdir of a generator.',
+    )
+
+
 def global_norm(grads) -> jax.Array:
   """The L2 norm of all numbers of a tree; finite only if every one of them is."""
   return jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(grads)))

@@ -165,7 +165,7 @@ def variables(source: Source) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class LipExpert:
+class LipExpert(base.Expert):
   """See the module; `from_config` builds it."""
 
   settings: Settings
@@ -174,7 +174,7 @@ class LipExpert:
   axis_name: str | None = None
 
   score = 'expert/word_error_rate'
-  draws = ''
+  called = 'the lip expert'
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'LipExpert':
@@ -399,25 +399,10 @@ class LipExpert:
       f'{results["other_lips/token_accuracy"]:.1%} where it is shown other lips.'
     )
 
-  def on_evaluation(self, state: base.State, results: dict[str, float]) -> base.State:
-    del results  # the schedule follows the step alone
-    return state
-
-  def finished(self, state: base.State) -> bool:
-    del state
-    return False
-
   def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
     """The mouths as the expert sees them."""
     del state
     return lips.show(self.settings.view(batch['frames'], batch['num_frames']), batch['num_frames'])
-
-  @property
-  def face_size(self) -> int:
-    raise lips.draws_no_faces('the lip expert')
-
-  def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
-    raise lips.draws_no_faces('the lip expert')
 
 
 def previous(tokens: jax.Array) -> jax.Array:

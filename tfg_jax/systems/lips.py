@@ -113,10 +113,3 @@ def show(video: jax.Array, num_frames: jax.Array) -> dict[str, jax.Array]:
   gray = (255 * (video - low) / jnp.maximum(high - low, 1e-6)).astype(jnp.uint8)
   videos = jnp.repeat(gray, 3, axis=-1)
   return {'strips': base.strip(videos, num_frames), 'videos': videos}
-
-
-def draws_no_faces(name: str) -> errors.ConfigError:
-  """The error of asking a lip reader for pictures."""
-  return errors.ConfigError(
-    f'a run of {name} draws no faces.', where='--workdir', hint='name the workdir of a generator.'
-  )

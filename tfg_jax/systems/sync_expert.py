@@ -30,7 +30,7 @@ from tfg_jax.metrics import sync as sync_metrics
 from tfg_jax.networks import syncnet
 from tfg_jax.networks.mel_encoder import MelEncoder
 from tfg_jax.pytorch import converted
-from tfg_jax.systems import base, lips, mouths
+from tfg_jax.systems import base, mouths
 from tfg_jax.systems.sources import Source
 
 WINDOW_FRAMES = sync_metrics.WINDOW_FRAMES  # of both judges
@@ -227,7 +227,7 @@ def variables(source: Source) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class SyncExpert:
+class SyncExpert(base.Expert):
   """See the module; `from_config` builds it."""
 
   settings: Settings
@@ -235,7 +235,7 @@ class SyncExpert:
   axis_name: str | None = None
 
   score = 'expert/loss'
-  draws = ''
+  called = 'the sync expert'
   sources = {}
 
   @classmethod
@@ -386,27 +386,12 @@ class SyncExpert:
       f'and {results["expert/far"]:.0%} of those further off.'
     )
 
-  def on_evaluation(self, state: base.State, results: dict[str, float]) -> base.State:
-    del results  # the schedule follows the step alone
-    return state
-
-  def finished(self, state: base.State) -> bool:
-    del state
-    return False
-
   def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
     """The windows that it is asked about, one after the other."""
     del state
     frames = batch['frames']
     strips = base.strip(frames, jnp.full(len(frames), frames.shape[1]))
     return {'strips': strips, 'videos': frames}
-
-  @property
-  def face_size(self) -> int:
-    raise lips.draws_no_faces('the sync expert')
-
-  def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
-    raise lips.draws_no_faces('the sync expert')
 
 
 def _last_start(clip) -> int:
