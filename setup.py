@@ -17,11 +17,15 @@ TENSORFLOW = [
 ]
 PUPPET = ['espeakng-loader>=0.2']  # carries espeak-ng, which is GPL-3: only corpus making needs it
 FACES = ['mtcnn>=1.0', *TENSORFLOW]  # the detector's weights are inside its wheel
+# Preparing corpora. Beam holds protobuf below 7 and pillow below 13; TensorFlow 2.21 needs protobuf
+# 6.31 and Beam's older releases forbid that, so pip must not go back to them.
+PREP = ['apache-beam>=2.77', *FACES]
 
 EXTRAS = {
   'demo': [*PUPPET, *FACES],
   'puppet': PUPPET,
   'faces': FACES,
+  'prep': PREP,
   'torch': ['torch>=2.2'],
   'voices': ['webrtcvad-wheels>=2.0.14'],  # the voice activity detector that SF2F cut speech with
   'tpu': ['jax[tpu]>=0.7.2'],
@@ -29,6 +33,7 @@ EXTRAS = {
 }
 EXTRAS['test'] = [
   *EXTRAS['demo'],
+  *EXTRAS['prep'],
   *EXTRAS['voices'],
   'hypothesis>=6.100',
   'pytest>=8',

@@ -1,16 +1,18 @@
 """Faces aligned by their eyes and mouth: what DAVS is fed with."""
 
-import os
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from tfg_jax.errors import DataError, MissingDependencyError
+from tfg_jax import faces
+from tfg_jax.errors import DataError
 
 # RGB frames of one size -> for each the (3, 2) points left eye, right eye, middle of the mouth (as
 # one sees them, x and y in pixels) of its largest face, or None.
 Detector = Callable[[list[np.ndarray]], list[np.ndarray | None]]
 
+_BATCH = 16  # frames that the detector gets at once
 _SMOOTHING = 5  # frames; MTCNN's points tremble by about a pixel
 
 
@@ -20,46 +22,37 @@ def mtcnn_landmarks() -> Detector:
   Raises:
     MissingDependencyError: `mtcnn` or TensorFlow is not installed.
   """
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow reads it when it is imported
-  try:
-    import tensorflow as tf
-    from mtcnn import MTCNN
-  except ImportError as error:
-    raise MissingDependencyError(
-      f'finding faces needs the package {error.name}', hint="pip install 'tfg_jax[demo]'"
-    ) from error
-  tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
-  network = MTCNN(device='CPU:0')
+  network = faces.load_mtcnn()
 
   def detect(frames):
-    return [_largest(faces) for faces in network.detect_faces(frames, box_format='xyxy')]
+    return [_largest(seen) for seen in network.detect_faces(frames, box_format='xyxy')]
 
   return detect
 
 
-def _largest(faces):
+def _largest(seen):
   """The three points of the largest of MTCNN's faces."""
-  if not faces:
+  if not seen:
     return None
 
   def area(face):
     x1, y1, x2, y2 = face['box']
     return (x2 - x1) * (y2 - y1)
 
-  points = max(faces, key=area)['keypoints']
+  points = max(seen, key=area)['keypoints']
   eyes = sorted([points['left_eye'], points['right_eye']])  # by x: left first
   mouth = np.mean([points['mouth_left'], points['mouth_right']], axis=0)
   return np.array([*eyes, mouth], np.float64)
 
 
-def aligned_faces(frames, detector: Detector, *, eyes_twice: bool = False):
+def aligned_faces(frames: Iterable[np.ndarray], detector: Detector, *, eyes_twice: bool = False):
   """Brings the face of every frame to one place and size, `tfg_jax.alignment`.
 
   Frames without a face take its points from their neighbours; points are averaged over 0.2 s of
   video.
 
   Args:
-    frames: T RGB uint8 (H, W, 3), T >= 1.
+    frames: T RGB uint8 (H, W, 3), T >= 1; gone through twice.
     detector: e.g. `mtcnn_landmarks()`.
     eyes_twice: see `alignment.face_transform`.
 
@@ -71,7 +64,7 @@ def aligned_faces(frames, detector: Detector, *, eyes_twice: bool = False):
   """
   from tfg_jax import alignment
 
-  found = detector(list(frames))
+  found = [points for batch in _batches(frames) for points in detector(batch)]
   known = [index for index, points in enumerate(found) if points is not None]
   if not known:
     raise DataError('no face was found')
@@ -85,6 +78,12 @@ def aligned_faces(frames, detector: Detector, *, eyes_twice: bool = False):
       for frame, three in zip(frames, points, strict=True)
     ]
   )
+
+
+def _batches(frames):
+  frames = iter(frames)
+  while batch := list(itertools.islice(frames, _BATCH)):
+    yield batch
 
 
 def _smooth(values):

@@ -31,10 +31,8 @@ _CUT = 30  # mean difference of two thumbnails, of 255; heads that move stay bel
 _LOST = 1.0  # seconds; a person who was away for longer may be replaced by another one
 _CHIN = 0.06  # of the height, added below: MTCNN ends at the chin of a closed mouth
 _MIN_BOX = 8  # pixels
-_CENTRE_WINDOW, _SIZE_WINDOW = (
-  0.24,
-  0.6,
-)  # seconds; MTCNN's size trembles twice as much as its place
+# Seconds; MTCNN's size trembles twice as much as its place.
+_CENTRE_WINDOW, _SIZE_WINDOW = 0.24, 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +66,7 @@ def mtcnn_detector() -> Detector:
   Raises:
     MissingDependencyError: `mtcnn` or TensorFlow is not installed.
   """
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow reads it when it is imported
-  try:
-    import tensorflow as tf
-    from mtcnn import MTCNN
-  except ImportError as error:
-    raise MissingDependencyError(
-      f'finding faces needs the package {error.name}',
-      hint="pip install 'tfg_jax[demo]', or give the boxes yourself (--box, --boxes)",
-    ) from error
-  tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
-  network = MTCNN(device='CPU:0')
+  network = load_mtcnn()
 
   def detect_at(frames, side):
     short = min(frames[0].shape[:2])
@@ -102,6 +90,25 @@ def mtcnn_detector() -> Detector:
     return faces
 
   return detect
+
+
+def load_mtcnn():
+  """The network of the `mtcnn` package, on the CPU.
+
+  Raises:
+    MissingDependencyError: `mtcnn` or TensorFlow is not installed.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow reads it when it is imported
+  try:
+    import tensorflow as tf
+    from mtcnn import MTCNN
+  except ImportError as error:
+    raise MissingDependencyError(
+      f'finding faces needs the package {error.name}',
+      hint="pip install 'tfg_jax[faces]', or give the boxes yourself (--box, --boxes)",
+    ) from error
+  tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
+  return MTCNN(device='CPU:0')
 
 
 def detect_faces(frames: list[np.ndarray], detector: Detector, *, batch: int = 16):
@@ -216,21 +223,28 @@ def fill_gaps(track: FaceTrack, times: np.ndarray, policy: str) -> np.ndarray:
   return boxes
 
 
-def smooth_boxes(boxes: np.ndarray, times: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+def smooth_boxes(
+  boxes: np.ndarray,
+  times: np.ndarray,
+  cuts: np.ndarray,
+  *,
+  centre_window: float = _CENTRE_WINDOW,
+  size_window: float = _SIZE_WINDOW,
+) -> np.ndarray:
   """Averages centre and size over time, (T, 4) -> (T, 4); NaN rows stay.
 
-  The window is centred (so nothing lags), a Hann window 0.24 s wide for the centre and 0.6 s for
-  the size. It does not reach over cuts, gaps and jumps of half a face.
+  The windows are centred (so nothing lags) Hann windows, in seconds. They do not reach over cuts,
+  gaps and jumps of half a face.
   """
   if not len(boxes):
     return boxes.copy()
   present = ~np.isnan(boxes[:, 0])
-  jumps = np.array([_overlap(a, b) < 0.5 for a, b in zip(boxes, boxes[1:], strict=False)], bool)
+  jumps = np.array([overlap(a, b) < 0.5 for a, b in zip(boxes, boxes[1:], strict=False)], bool)
   breaks = cuts | np.r_[False, jumps | (present[1:] != present[:-1])]
   segment = np.cumsum(breaks)
   centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-  centre = _hann_average(centre, times, segment, _CENTRE_WINDOW)
-  size = _hann_average(size, times, segment, _SIZE_WINDOW)
+  centre = _hann_average(centre, times, segment, centre_window)
+  size = _hann_average(size, times, segment, size_window)
   return np.concatenate([centre - size / 2, centre + size / 2], axis=1)
 
 
@@ -298,16 +312,16 @@ def _choose(faces, previous):
     return None
   if previous is None:
     return max(faces, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-  best = max(faces, key=lambda box: _overlap(box, previous))
-  return best if _overlap(best, previous) > 0.1 else None
+  best = max(faces, key=lambda box: overlap(box, previous))
+  return best if overlap(best, previous) > 0.1 else None
 
 
 def _same_faces(one, other):
   """Whether each face of one frame is in about the same place in the other."""
-  return len(one) == len(other) and all(max(_overlap(a, b) for b in other) > 0.5 for a in one)
+  return len(one) == len(other) and all(max(overlap(a, b) for b in other) > 0.5 for a in one)
 
 
-def _overlap(one, other):
+def overlap(one, other):
   """Intersection over union of two boxes; NaN boxes give 0."""
   sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
   if not (sides > 0).all():
