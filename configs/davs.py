@@ -4,8 +4,8 @@ r"""DAVS on LRW: aligned 260 px frames, 256 px faces, 25 fps; numbers of the rel
 
 Three runs make the published model, as no corpus names both persons and words:
 
-  davs.py:identity   stage 0 on faces with names (data_prep/named_faces.py; MS-Celeb-1M)
-  davs.py:words      stage 1 on LRW (data_prep/lrw.py)
+  davs.py:identity   stage 0 on faces with names (data_prep/corpora/named_faces.py; MS-Celeb-1M)
+  davs.py:words      stage 1 on LRW (data_prep/corpora/lrw.py)
   davs.py:full       stage 2 on LRW, with --config.model.sources.identity=DIR and
                      --config.model.sources.words=DIR
 

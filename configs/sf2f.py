@@ -73,7 +73,7 @@ def get_config(variant='64'):
   c.data = dict(
     root='',
     batch_size=256,
-    # What data_prep.hq_voxceleb writes: 30 s of speech to one picture.
+    # What data_prep.prepare --corpus=hq_voxceleb writes: 30 s of speech to one picture.
     max_frames=1,
     height=128,
     width=128,

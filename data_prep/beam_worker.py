@@ -2,42 +2,48 @@
 
 import os
 import threading
+import time
 
 import apache_beam as beam
 
 from data_prep import pipeline
+
+_POLL = 0.5  # seconds
 
 
 class MakeShard(beam.DoFn):
   """Makes one shard: an element is a `pipeline.Shard`; nothing comes out but counters.
 
   Args:
-    share_cores: whether other workers use the cores of this machine too.
+    command: (process id, path) of a command whose workers share this machine; they end when the
+      process or the file is gone. None: workers are the runner's.
   """
 
-  def __init__(self, *, share_cores: bool):
-    self._share_cores = share_cores
-    self._main = os.getpid()
+  def __init__(self, command: tuple[int, str] | None):
+    self._command = command
 
   def setup(self):
-    if not self._share_cores or os.getpid() == self._main:
+    if self._command is None:
       return
     import cv2
 
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # the processes share the cores already
     # TensorFlow reads them when its first operation runs.
     os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
     os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
-    if os.getppid() == self._main:
-      threading.Thread(target=_end_with_parent, args=(self._main,), daemon=True).start()
+    threading.Thread(target=_end_with, args=self._command, daemon=True).start()
 
   def process(self, shard: pipeline.Shard):
     for what, count in pipeline.make_shard(shard).items():
       beam.metrics.Metrics.counter('clips', what).inc(count)
 
 
-def _end_with_parent(parent):
-  """Ends this process when the command that started it was killed."""
-  while os.getppid() == parent:
-    threading.Event().wait(1)
+def _end_with(process, path):
+  """Ends this worker with the command that started it; Beam's own would finish their shards."""
+  while os.path.exists(path):
+    try:
+      os.kill(process, 0)
+    except ProcessLookupError:
+      break
+    time.sleep(_POLL)
   os._exit(1)

@@ -13,13 +13,17 @@ Workers read the corpus and write the shards by their paths: on several machines
 that all of them mount (NFS, Filestore, Cloud Storage FUSE).
 """
 
+import _thread
 import collections
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import json
+import logging
 import os
+import signal
 import threading
 from collections.abc import Sequence
 
@@ -225,30 +229,90 @@ def _run(shards, directory, workers, beam_flags):
 
   from data_prep import beam_worker
 
-  own_runner = any(flag.startswith('--runner') for flag in beam_flags)
   flags = list(beam_flags)
-  if not own_runner:
-    mode = 'multi_processing' if workers > 1 else 'in_memory'
-    count = min(workers, len(shards))
-    flags += [f'--direct_running_mode={mode}', f'--direct_num_workers={count}']
-  # Beam's direct runner; under that name it would first look for a Go program on GitHub (Prism).
-  runner = None if own_runner else FnApiRunner()
+  with contextlib.ExitStack() as stack:
+    if any(flag.startswith('--runner') for flag in flags):
+      runner, command = None, None
+    else:
+      # Beam's direct runner. By that name it would look for a Go program on GitHub first (Prism).
+      runner, command = FnApiRunner(), None
+      mode = 'multi_processing' if workers > 1 else 'in_memory'
+      flags += [f'--direct_running_mode={mode}']
+      flags += [f'--direct_num_workers={min(workers, len(shards))}']
+      flags += ['--default_sdk_harness_log_level=WARNING']
+      logging.getLogger('apache_beam').setLevel(logging.WARNING)
+      if workers > 1:
+        command = os.getpid(), stack.enter_context(_watched_workers(directory))
+    try:
+      with beam.Pipeline(runner, options=PipelineOptions(flags)) as pipeline:
+        _ = (
+          pipeline
+          | 'Shards' >> beam.Create(shards, reshuffle=True)
+          | 'Make' >> beam.ParDo(beam_worker.MakeShard(command))
+        )
+    except TfgError:
+      raise
+    except (RuntimeError, OSError, ValueError) as error:
+      lines = [line for line in str(error).splitlines() if line.strip()]
+      raise DataError(
+        f'the preparation stopped: {lines[-1].strip() if lines else type(error).__name__}',
+        where=directory,
+        hint='Once its cause is gone the same command goes on; --workers=1 shows more of it.',
+      ) from error
+
+
+@contextlib.contextmanager
+def _watched_workers(directory):
+  """Ends all workers when one dies or the command is interrupted.
+
+  Beam's direct runner waits for ever for a worker that is dead, and on an interruption until the
+  others have made their shards.
+
+  Yields:
+    Path of a file; a worker ends when it is gone.
+
+  Raises:
+    DataError: if a worker died.
+  """
+  path = os.path.join(directory, _STATE, f'running-{os.getpid()}')
+  with open(path, 'w', encoding='utf-8'):
+    pass
+  stopping, died = threading.Event(), []
+
+  def stop():
+    stopping.set()
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
+
+  def on_thread_error(arguments):
+    # Beam starts each worker from a thread of its own, which raises when the worker fails.
+    if 'Worker subprocess' not in str(arguments.exc_value):
+      thread_error(arguments)
+    elif not stopping.is_set():
+      died.append(str(arguments.exc_value))
+      stop()
+      _thread.interrupt_main()
+
+  def on_interrupt(number, frame):
+    stop()
+    raise KeyboardInterrupt
+
+  thread_error, threading.excepthook = threading.excepthook, on_thread_error
+  interrupt = signal.signal(signal.SIGINT, on_interrupt)
   try:
-    with beam.Pipeline(runner, options=PipelineOptions(flags)) as pipeline:
-      _ = (
-        pipeline
-        | 'Shards' >> beam.Create(shards, reshuffle=True)
-        | 'Make' >> beam.ParDo(beam_worker.MakeShard(share_cores=workers > 1))
-      )
-  except TfgError:
-    raise
-  except (RuntimeError, OSError, ValueError) as error:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    yield path
+  except KeyboardInterrupt as error:
+    if not died:
+      raise
     raise DataError(
-      f'the preparation stopped: {lines[-1].strip() if lines else type(error).__name__}',
+      f'a worker process died: {died[0]}',
       where=directory,
-      hint='Once its cause is gone the same command goes on; --workers=1 shows more of it.',
+      hint='If memory is short give fewer --workers; the same command goes on.',
     ) from error
+  finally:
+    stop()
+    signal.signal(signal.SIGINT, interrupt)
+    threading.excepthook = thread_error
 
 
 class _Progress:

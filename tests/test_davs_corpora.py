@@ -1,13 +1,16 @@
 """The adapters of LRW and of named faces, on fabricated folders of their layout."""
 
+import dataclasses
+
 import clips
 import cv2
 import numpy as np
 import pytest
 
-from data_prep import landmarks, lrw, named_faces
+from data_prep import clip_maker, landmarks, listing
+from data_prep.corpora import lrw, named_faces
 from tfg_jax import alignment, errors
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import pipeline
 
 # Where eyes and mouth of an aligned face are: the template, after crop and resize.
 ALIGNED = (np.array([[140, 224], [220, 224], [180, 300]]) - (44, 104)) * 260 / 268
@@ -25,8 +28,7 @@ def nobody(frames):
 
 @pytest.fixture
 def detected(monkeypatch):
-  monkeypatch.setattr(lrw, '_detector', lambda: detector)
-  monkeypatch.setattr(named_faces, '_detector', lambda: detector)
+  monkeypatch.setattr(clip_maker, 'landmark_detector', lambda: detector)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -85,12 +87,12 @@ def words(tmp_path_factory):
   return root
 
 
-def test_lrw_becomes_records_with_a_number_for_every_word(words, tmp_path, detected):
-  info, skipped = lrw.prepare(words, tmp_path / 'lrw', progress=False)
-  assert skipped == 0 and info.clips == {'train': (2,), 'valid': (2,), 'test': (2,)}
-  assert info.preparation['words'] == ['about', 'world']
-  source = records.RecordSource(tmp_path / 'lrw', 'valid')
-  clip = records.decode_clip(source[1])
+def test_lrw_becomes_records_with_a_number_for_every_word(words, detected):
+  found = lrw.list_clips(words)
+  splits = [clip.split for clip in found.clips]
+  assert splits == ['train', 'train', 'valid', 'valid', 'test', 'test']
+  assert found.facts == {'words': ['about', 'world']}
+  clip = clip_maker.make_clip(found.clips[3], lrw.FRAMING).clip
   assert (clip.clip_id, clip.word) == ('WORLD_00001/valid', 'world')
   assert clip.extras['word_label'].tolist() == [1]
   assert len(clip.frames) == 29 and clip.boxes[0].tolist() == [2, 2, 258, 258]
@@ -102,21 +104,22 @@ def test_lrw_becomes_records_with_a_number_for_every_word(words, tmp_path, detec
 
 
 def test_clips_of_lrw_that_are_no_use_are_left_out(words, tmp_path, monkeypatch):
-  source = lrw.find_clips(words)['train'][0]
+  monkeypatch.setattr(clip_maker, 'landmark_detector', lambda: nobody)
+  source = lrw.list_clips(words).clips[0]
   with pytest.raises(errors.DataError, match='no face was found'):
-    lrw.make_clip(source, detector=nobody)
-  clips.write(tmp_path / 'short.mp4', 5, audio=clips.tone(0.2))
-  short = lrw.dataclasses.replace(source, path=str(tmp_path / 'short.mp4'))
+    clip_maker.make_clip(source, lrw.FRAMING)
+  path = clips.write(tmp_path / 'short.mp4', 5, audio=clips.tone(0.2))
+  short = dataclasses.replace(source, video=path, sounds=(listing.Sound(path),))
   with pytest.raises(errors.DataError, match='it has 5 frames instead of 29'):
-    lrw.make_clip(short, detector=detector)
+    clip_maker.make_clip(short, lrw.FRAMING)
 
 
 def test_what_is_no_lrw_is_refused(tmp_path):
   with pytest.raises(errors.DataError, match='there are no folders of words'):
-    lrw.find_clips(tmp_path)
+    lrw.list_clips(tmp_path)
   (tmp_path / 'ABOUT' / 'train').mkdir(parents=True)
   with pytest.raises(errors.DataError, match='ABOUT has no clips in train'):
-    lrw.find_clips(tmp_path)
+    lrw.list_clips(tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -135,67 +138,38 @@ def people(tmp_path):
   return root
 
 
-def test_named_faces_become_clips_of_one_frame(people, tmp_path, detected):
-  info, skipped = named_faces.prepare(
-    people, tmp_path / 'faces', licence='mine', valid_share=0.25, progress=False
-  )
-  assert skipped == 0 and info.clips == {'train': (6,), 'valid': (2,)}
-  assert info.licence == 'mine' and info.preparation['people'] == 2
-  clips_there = [
-    records.decode_clip(record)
-    for split in ('train', 'valid')
-    for record in _all(records.RecordSource(tmp_path / 'faces', split))
-  ]
-  assert {(clip.speaker, int(clip.extras['identity'][0])) for clip in clips_there} == {
+def test_named_faces_become_clips_of_one_frame(people, detected):
+  found = named_faces.list_clips(people, valid_share=0.25)
+  assert sorted(clip.split for clip in found.clips) == 6 * ['train'] + 2 * ['valid']
+  assert found.facts == {'people': 2} and len({clip.clip_id for clip in found.clips}) == 8
+  made = [clip_maker.make_clip(raw, named_faces.FRAMING).clip for raw in found.clips]
+  assert {(clip.speaker, int(clip.extras['identity'][0])) for clip in made} == {
     ('Ada', 0),
     ('Bob', 1),
   }
-  assert all(len(clip.frames) == 1 and len(clip.wav) == 0 for clip in clips_there)
-  assert len({clip.clip_id for clip in clips_there}) == 8
-
-
-def _all(source):
-  return [source[i] for i in range(len(source))]
+  assert all(len(clip.frames) == 1 and len(clip.wav) == 0 for clip in made)
+  assert made[0].boxes.tolist() == [[2, 2, 258, 258]] and made[0].height == 260
 
 
 def test_more_pictures_do_not_move_the_others(people):
-  before = named_faces.find_pictures(people, valid_share=0.25)
+  before = named_faces.list_clips(people, valid_share=0.25)
   (people / 'Ada' / 'new.jpg').touch()
-  after = named_faces.find_pictures(people, valid_share=0.25)
-  bobs = [{x.clip_id for x in found['valid'] if x.person == 'Bob'} for found in (before, after)]
+  after = named_faces.list_clips(people, valid_share=0.25)
+  bobs = [{x.clip_id: x.split for x in found.clips if x.speaker == 'Bob'}
+          for found in (before, after)]  # fmt: skip
   assert bobs[0] == bobs[1]
 
 
 def test_what_are_no_named_faces_is_refused(tmp_path, people):
   with pytest.raises(errors.ConfigError, match='--valid_share=0.9'):
-    named_faces.prepare(people, tmp_path / 'x', licence='', valid_share=0.9)
+    named_faces.list_clips(people, valid_share=0.9)
   (tmp_path / 'none').mkdir()
   with pytest.raises(errors.DataError, match='there are no folders of people'):
-    named_faces.find_pictures(tmp_path / 'none', valid_share=0.1)
+    named_faces.list_clips(tmp_path / 'none')
   (tmp_path / 'none' / 'Eve').mkdir()
   with pytest.raises(errors.DataError, match='Eve has 0 pictures'):
-    named_faces.find_pictures(tmp_path / 'none', valid_share=0.1)
+    named_faces.list_clips(tmp_path / 'none')
   (people / 'Ada' / 'x.png').write_bytes(b'x')
-  source = named_faces.Source(str(people / 'Ada' / 'x.png'), 'Ada/x', 'Ada', 0, 'train')
-  with pytest.raises(errors.MediaError, match='this is not a picture'):
-    named_faces.make_clip(source, detector=detector)
-
-
-@pytest.mark.parametrize('command', [lrw, named_faces])
-def test_a_flag_that_is_missing_is_named(command):
-  from absl import flags
-
-  values = flags.FlagValues()
-  command.define_flags(values)
-  values(['command'])
-  with pytest.raises(errors.ConfigError, match='--input is missing'):
-    command.main(['command'], values)
-  with pytest.raises(errors.ConfigError, match='unexpected arguments'):
-    command.main(['command', 'x'], values)
-  values(['command', '--input=/none', '--output=/tmp/x', *_licence(command)])
-  with pytest.raises(errors.ConfigError, match='--input=/none is not a folder'):
-    command.main(['command'], values)
-
-
-def _licence(command):
-  return ['--licence=mine'] if command is named_faces else []
+  (source,) = (x for x in named_faces.list_clips(people).clips if x.clip_id == 'Ada/x.png')
+  with pytest.raises(errors.MediaError, match='not a media file|damaged|no frames'):
+    clip_maker.make_clip(source, named_faces.FRAMING)

@@ -1,15 +1,15 @@
 """The adapter of HQ-VoxCeleb, on a fabricated folder of the same layout."""
 
+import dataclasses
 import json
 
 import clips as media_files
 import cv2
 import numpy as np
 import pytest
-from absl import flags
 
-from data_prep import hq_voxceleb
-from tfg_jax.data import records
+from data_prep import clip_maker
+from data_prep.corpora import hq_voxceleb
 from tfg_jax.errors import ConfigError, DataError
 
 PEOPLE = [f'Person_{i:02d}' for i in range(12)]
@@ -42,37 +42,34 @@ def layout(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def prepared(layout, tmp_path_factory):
-  output = tmp_path_factory.mktemp('records')
-  hq_voxceleb.prepare(str(layout), str(layout / 'raw'), str(output), size=64, progress=False)
-  return output
-
-
-def read(directory, split):
-  source = records.RecordSource(str(directory), split)
-  return [records.decode_clip(source[i]) for i in range(len(source))]
+def prepared(layout):
+  """split -> its records."""
+  framing = dataclasses.replace(hq_voxceleb.FRAMING, size=64)
+  splits = {'train': [], 'valid': [], 'test': []}
+  for raw in hq_voxceleb.list_clips(layout, speech=layout / 'raw').clips:
+    splits[raw.split].append(clip_maker.make_clip(raw, framing).clip)
+  return splits
 
 
 def test_people_are_divided_by_the_rows_of_the_metadata(prepared):
-  found = {split: {clip.speaker for clip in read(prepared, split)} for split in
-           ('train', 'valid', 'test')}  # fmt: skip
+  found = {split: {clip.speaker for clip in own} for split, own in prepared.items()}
   assert found == {
     'train': {'Person_00', 'Person_01'},
     'test': {'Person_08'},
     'valid': {'Person_09'},
   }
-  numbers = {clip.speaker: int(clip.extras['identity'][0]) for clip in read(prepared, 'train')}
+  numbers = {clip.speaker: int(clip.extras['identity'][0]) for clip in prepared['train']}
   assert numbers == {'Person_00': 0, 'Person_01': 1}
 
 
 def test_records_hold_thirty_seconds_and_know_their_utterances(prepared):
-  first, second, third, fourth = read(prepared, 'train')[:4]
+  first, second, third, fourth = prepared['train'][:4]
   spans = [clip.extras['utterances'].reshape(-1, 2) / 16_000 for clip in (first, second, third)]
   np.testing.assert_allclose(spans[0], [[0, 20]], atol=0.01)
   np.testing.assert_allclose(spans[1], [[0, 15]], atol=0.01)
   np.testing.assert_allclose(spans[2], [[0, 30]], atol=0.01)
   np.testing.assert_allclose(fourth.extras['utterances'] / 16_000, [0, 2], atol=0.01)
-  clip = read(prepared, 'valid')[0]
+  clip = prepared['valid'][0]
   np.testing.assert_allclose(clip.extras['utterances'] / 16_000, [0, 2, 2, 5], atol=0.01)
   assert len(clip.wav) == clip.extras['utterances'][-1]
   assert clip.fps == pytest.approx(1 / 30)
@@ -85,44 +82,41 @@ def test_a_split_file_overrules_the_rows(layout, tmp_path):
   path = layout / 'split.json'
   path.write_text(json.dumps({'vox1': {'train': PEOPLE[8:9], 'val': PEOPLE[:1], 'test': []}}))
   try:
-    found = hq_voxceleb.find_clips(str(layout), str(layout / 'raw'), size=64)
-    assert {split: {x.name for x in own} for split, own in found.items()} == {
-      'train': {'Person_08'},
-      'valid': {'Person_00'},
-      'test': set(),
+    found = hq_voxceleb.list_clips(layout, speech=layout / 'raw')
+    assert {(clip.speaker, clip.split) for clip in found.clips} == {
+      ('Person_08', 'train'),
+      ('Person_00', 'valid'),
     }
     path.write_text('{"vox1": {"dev": ["x"]}}')
     with pytest.raises(DataError, match='split.json is not'):
-      hq_voxceleb.read_people(str(layout))
+      hq_voxceleb.read_people(layout)
   finally:
     path.unlink()
 
 
 def test_errors_name_what_is_missing(layout, tmp_path):
   with pytest.raises(DataError, match='vox1_meta.csv cannot be read: No such file'):
-    hq_voxceleb.read_people(str(tmp_path))
+    hq_voxceleb.read_people(tmp_path)
   with pytest.raises(DataError, match='nobody has both portraits and speech'):
-    hq_voxceleb.find_clips(str(layout), str(tmp_path), size=64)
+    hq_voxceleb.list_clips(layout, speech=tmp_path)
   (tmp_path / 'vox1').mkdir()
   (tmp_path / 'vox1' / 'vox1_meta.csv').write_text('a\tb\n1\t2\n')
   with pytest.raises(DataError, match="there is no column 'VoxCeleb1 ID'"):
-    hq_voxceleb.read_people(str(tmp_path))
-  with pytest.raises(ConfigError, match='--size=100; expected 64, 128 or 256'):
-    hq_voxceleb.prepare(str(layout), str(layout), str(tmp_path), size=100)
+    hq_voxceleb.read_people(tmp_path)
+  with pytest.raises(ConfigError, match='--speech is missing'):
+    hq_voxceleb.list_clips(layout)
 
 
-@pytest.mark.parametrize(
-  ('arguments', 'message'),
-  [
-    (['x', 'more'], "unexpected arguments \\['more'\\]"),
-    (['x'], '--input is missing'),
-    (['x', '--input=a'], '--speech is missing'),
-    (['x', '--input=a', '--speech=b'], '--output is missing'),
-  ],
-)
-def test_flags(arguments, message):
-  values = flags.FlagValues()
-  hq_voxceleb.define_flags(values)
-  rest = values(arguments)
-  with pytest.raises(ConfigError, match=message):
-    hq_voxceleb.main(rest, values)
+def test_people_and_files_that_are_no_use_are_counted(layout):
+  bad = layout / 'raw' / 'vox1' / 'dev' / 'id1' / 'clip' / '00009.wav'
+  bad.touch()
+  try:
+    found = hq_voxceleb.list_clips(layout, speech=layout / 'raw')
+  finally:
+    bad.unlink()
+  drops = {drop.clip_id: (drop.split, drop.message) for drop in found.drops}
+  assert len(drops) == 9
+  assert drops['vox1/Person_02'] == ('train', 'this person has no portraits')
+  assert drops['vox1/Person_03'] == ('train', 'this person has no portraits and speech')
+  assert drops['vox1/Person_01/00009.wav'] == ('train', 'the file is empty (0 bytes)')
+  assert found.facts == {'people': {'train': 2, 'valid': 1, 'test': 1}}

@@ -1,0 +1,252 @@
+"""The preparation as a whole: the command, restarts, what is counted, several processes."""
+
+import csv
+import pathlib
+
+import clips
+import pytest
+from absl import flags
+
+from data_prep import clip_maker, listing, pipeline, prepare
+from tfg_jax import errors
+from tfg_jax.data import records
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+  """Twelve videos; of three more one is empty, one cut off, one without sound."""
+  root = tmp_path_factory.mktemp('videos')
+  for i in range(12):
+    clips.write(root / f'clip{i:02d}.mp4', 10, size=(64, 64), audio=clips.tone(0.4))
+  (root / 'clip03.txt').write_text('three', encoding='utf-8')
+  for name in ('empty', 'short'):
+    (root / f'{name}.txt').write_text('so that its header is not read before')
+  (root / 'empty.mp4').touch()
+  (root / 'short.mp4').write_bytes((root / 'clip00.mp4').read_bytes()[:2000])
+  clips.write(root / 'silent.mp4', 10, size=(64, 64))
+  return root
+
+
+def job(videos, **framing):
+  return prepare.make_job(
+    'folder', str(videos), licence='mine', framing={'crop': 'face', 'size': 32, **framing}
+  )
+
+
+def run(videos, output, **settings):
+  return pipeline.prepare(job(videos), str(output), **{'progress': False, **settings})
+
+
+def read(directory, split):
+  source = records.RecordSource(directory, split)
+  return [records.decode_clip(source[i]) for i in range(len(source))]
+
+
+def drops_of(directory):
+  with open(directory / pipeline.DROPS_FILE, encoding='utf-8', newline='') as file:
+    return list(csv.DictReader(file))
+
+
+def test_every_clip_becomes_a_record_or_a_drop(videos, tmp_path):
+  report = run(videos, tmp_path)
+  assert report.clips_in == 15 and sum(report.records.values()) == 12 and len(report.drops) == 3
+  there = {clip.clip_id: clip for split in report.records for clip in read(tmp_path, split)}
+  assert sorted(there) == [f'clip{i:02d}' for i in range(12)]
+  assert there['clip03'].text == 'three' and len(there['clip03'].frames) == 10
+  assert {row['clip']: row['reason'] for row in drops_of(tmp_path)} == {
+    'empty': 'the file is empty',
+    'short': 'this is not a media file that FFmpeg can read',
+    'silent': 'the file has no audio stream',
+  }
+  text = (tmp_path / pipeline.REPORT_FILE).read_text()
+  assert text.startswith('folder: 15 clips in = 12 records + 3 drops\n  records: ')
+  assert '      1  the file is empty: empty\n' in text
+  info = records.read_info(tmp_path)
+  assert (info.licence, info.fps, info.width) == ('mine', 25, 32)
+  assert info.preparation['crop'] == 'face' and info.preparation['valid_share'] == 0.05
+
+
+def test_a_report_groups_drops_and_names_a_few():
+  drops = [listing.Drop(f'c{i}', 'train', f'it has {i} frames instead of 29') for i in range(5)]
+  drops.append(listing.Drop('d', 'test', 'no face was found'))
+  report = pipeline.Report(
+    'x', 16, {'train': 10}, drops, {'clips cut to --max_seconds': 2}, {'.txt': 3, '': 1}
+  )
+  assert str(report).splitlines() == [
+    'x: 16 clips in = 10 records + 6 drops',
+    '  records: train 10',
+    '  drops (drops.csv names all of them):',
+    '         5  it has … frames instead of …: c0, c1, c2, ...',
+    '         1  no face was found: d',
+    '  clips cut to --max_seconds: 2',
+    '  other files: 1 without ending, 3 .txt',
+  ]
+
+
+def test_what_is_done_is_not_done_again(videos, tmp_path, monkeypatch):
+  run(videos, tmp_path)
+  before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*.tfrecord')}
+  report = (tmp_path / pipeline.REPORT_FILE).read_text()
+  lost = sorted(tmp_path.glob('*train*.tfrecord'))[:3]
+  lost[0].unlink()
+  lost[1].with_name(f'{lost[1].name}.index').unlink()
+  journal = tmp_path / '.preparation' / f'{lost[2].name}.jsonl'
+  journal.write_text('{"clip": "cut o')
+  made = []
+  make = clip_maker.make_clip
+  monkeypatch.setattr(
+    clip_maker, 'make_clip', lambda raw, framing: made.append(raw.clip_id) or make(raw, framing)
+  )
+  run(videos, tmp_path)
+  after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*.tfrecord')}
+  assert {name for name in before if before[name] != after[name]} == {path.name for path in lost}
+  assert len(made) == 3 and (tmp_path / pipeline.REPORT_FILE).read_text() == report
+  made.clear()
+  run(videos, tmp_path)
+  assert not made
+
+
+def test_a_directory_keeps_to_its_corpus_and_settings(videos, tmp_path):
+  run(videos, tmp_path)
+  with pytest.raises(errors.DataError, match='holds another corpus: size 32 there, 48 here'):
+    pipeline.prepare(job(videos, size=48), str(tmp_path), progress=False)
+  (tmp_path / 'old').mkdir()
+  (tmp_path / 'old' / 'x-train-00000-of-00001.tfrecord').touch()
+  with pytest.raises(errors.DataError, match="holds another corpus: boxes|corpus 'unknown' there"):
+    run(videos, tmp_path / 'old')
+  (tmp_path / 'file').touch()
+  with pytest.raises(errors.DataError, match='cannot use the output directory'):
+    run(videos, tmp_path / 'file')
+
+
+def test_shards_depend_on_the_clips_and_small_corpora_have_enough_of_them():
+  def shards(count):
+    raw = [listing.RawClip(clip_id=str(i), split='train', video='x') for i in range(count)]
+    framing = listing.Framing(crop='face', size=32)
+    return pipeline.plan(pipeline.Job('x', '', listing.Listing(raw), framing, {}), '/out')
+
+  assert [len(shards(count)) for count in (1, 5, 16, 1024, 1025, 6400)] == [1, 5, 16, 16, 17, 100]
+  lengths = [len(shard.clips) for shard in shards(1025)]
+  assert sum(lengths) == 1025 and max(lengths) - min(lengths) <= 1
+  assert shards(5)[4].path == '/out/x-train-00004-of-00005.tfrecord'
+
+
+def test_an_unexpected_error_costs_one_clip_and_says_its_kind(videos, tmp_path, monkeypatch):
+  make = clip_maker.make_clip
+
+  def odd(raw, framing):
+    if raw.clip_id == 'clip05':
+      raise ZeroDivisionError('by nought')
+    return make(raw, framing)
+
+  monkeypatch.setattr(clip_maker, 'make_clip', odd)
+  report = run(videos, tmp_path)
+  assert 'unexpected ZeroDivisionError: by nought' in [drop.message for drop in report.drops]
+  assert sum(report.records.values()) == 11
+
+
+def test_nothing_to_prepare_and_nothing_usable_are_errors(videos, tmp_path, monkeypatch):
+  empty = pipeline.Job('x', '', listing.Listing([]), listing.Framing(crop='face', size=32), {})
+  with pytest.raises(errors.ConfigError, match='there are no clips to prepare'):
+    pipeline.prepare(empty, str(tmp_path / 'a'))
+  with pytest.raises(errors.ConfigError, match='--workers=0; expected at least 1'):
+    run(videos, tmp_path / 'a', workers=0)
+
+  def useless(raw, framing):
+    raise errors.DataError('no')
+
+  monkeypatch.setattr(clip_maker, 'make_clip', useless)
+  with pytest.raises(errors.DataError, match="no clip of split 'test' could be used"):
+    run(videos, tmp_path / 'b')
+
+
+def test_a_missing_package_stops_the_run_before_it_begins(videos, tmp_path, monkeypatch):
+  import importlib.util
+
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.MissingDependencyError, match='needs the package apache_beam'):
+    run(videos, tmp_path)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'mtcnn' else 1)
+  with pytest.raises(errors.MissingDependencyError, match='needs the package mtcnn'):
+    pipeline.prepare(job(videos, crop='track'), str(tmp_path))
+
+
+def test_a_failing_runner_is_one_message(videos, tmp_path, monkeypatch):
+  def fails(path, data):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(records, 'write_shard', fails)
+  with pytest.raises(errors.DataError, match='the preparation stopped: .*No space left on device'):
+    run(videos, tmp_path)
+
+
+def test_another_runner_of_beam_makes_the_same_records(videos, tmp_path):
+  run(videos, tmp_path / 'a')
+  flags_of_beam = ['--runner=PortableRunner', '--job_endpoint=embed', '--environment_type=LOOPBACK']
+  run(videos, tmp_path / 'b', beam_flags=flags_of_beam)
+  names = sorted(path.name for path in (tmp_path / 'a').glob('*.tfrecord'))
+  assert names
+  for name in names:
+    assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+
+
+# --------------------------------------------------------------------------------------------------
+# The command
+# --------------------------------------------------------------------------------------------------
+
+
+def call(*arguments):
+  values = flags.FlagValues()
+  prepare.define_flags(values)
+  prepare.main(values(['prepare', *map(str, arguments)]), values)
+
+
+def test_the_command_prints_what_became_of_the_clips(videos, tmp_path, capsys):
+  call(
+    '--corpus=folder', f'--input={videos}', f'--output={tmp_path}', '--licence=mine', '--crop=face',
+    '--size=32', '--workers=1',
+  )  # fmt: skip
+  assert capsys.readouterr().out.startswith('folder: 15 clips in = 12 records + 3 drops\n')
+
+
+def test_what_a_corpus_needs_is_described(capsys):
+  call('--describe=lrs2')
+  assert capsys.readouterr().out.startswith('LRS2 (Afouras et al., 2018)')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ([], '--corpus is missing'),
+    (['--corpus=grid'], '--input is missing'),
+    (['--corpus=grid', '--input=x'], '--output is missing'),
+    (['--corpus=grid', '--input=x', '--output=y', 'z'], r"unexpected arguments \['z'\]"),
+    (['--corpus=grim', '--input=x', '--output=y'], '--corpus=grim is not known'),
+    (['--corpus=grid', '--input=/none', '--output=y'], '--input=/none is not a folder'),
+    (['--corpus=folder', '--input=/', '--output=y'], '--licence is missing'),
+    (['--corpus=grid', '--input=/', '--output=y', '--licence=z'], '--licence=z: grid has its own'),
+    (['--corpus=lrw', '--input=/', '--output=y', '--seed=1'], '--seed is not for lrw(?s:.)*none'),
+    (['--corpus=grid', '--input=/', '--output=y', '--seed=1'], '--seed is not for(?s:.)*split_by'),
+    (['--corpus=grid', '--input=/', '--output=y', '--size=1'], '--size=1; expected 32 to 512'),
+    (['--corpus=hq_voxceleb', '--input=/', '--output=y'], '--speech is missing'),
+    (
+      ['--corpus=hq_voxceleb', '--input=/', '--output=y', '--size=100'],
+      r'--size=100; expected one of \(64, 128, 256\)',
+    ),
+  ],
+)
+def test_flags_that_cannot_be(arguments, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    call(*arguments)
+
+
+def test_flags_behind_two_dashes_are_beams(videos, tmp_path, monkeypatch):
+  given = {}
+  monkeypatch.setattr(pipeline, 'prepare', lambda job, output, **settings: given.update(settings))
+  call(
+    '--corpus=folder', f'--input={videos}', f'--output={tmp_path}', '--licence=mine', '--',
+    '--runner=FlinkRunner', '--flink_master=host:8081',
+  )  # fmt: skip
+  assert given['beam_flags'] == ['--runner=FlinkRunner', '--flink_master=host:8081']
