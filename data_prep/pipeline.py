@@ -13,7 +13,6 @@ Workers read the corpus and write the shards by their paths: on several machines
 that all of them mount (NFS, Filestore, Cloud Storage FUSE).
 """
 
-import _thread
 import collections
 import contextlib
 import csv
@@ -291,7 +290,8 @@ def _watched_workers(directory):
     elif not stopping.is_set():
       died.append(str(arguments.exc_value))
       stop()
-      _thread.interrupt_main()
+      # A real signal: it wakes the main thread where it waits.
+      signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
   def on_interrupt(number, frame):
     stop()

@@ -66,14 +66,15 @@ def test_pictures_are_taken_by_their_time_at_a_variable_rate(tmp_path):
 
 @pytest.mark.parametrize('rate, count', [(47, 40), (29, 24), (11, 10)])
 def test_any_constant_rate_becomes_25_with_the_sound_in_place(tmp_path, rate, count):
+  sound = clips.tone(count / rate + 0.2)
   video = clips.write(
-    tmp_path / 'a.mp4', count, rate=rate, size=(80, 80), audio=clips.tone(count / rate),
-    options={'crf': '5'},
-  )  # fmt: skip
+    tmp_path / 'a.mp4', count, rate=rate, size=(80, 80), audio=sound, options={'crf': '5'}
+  )
   clip = clip_maker.make_clip(raw(video), listing.Framing(crop='face', size=80)).clip
   shown = np.floor((np.arange(len(clip.frames)) + 0.5) / 25 * rate)
   assert numbers_of(clip) == np.minimum(shown, count - 1).astype(int).tolist()
-  assert abs(len(clip.frames) - count / rate * 25) <= 1 and len(clip.wav) == 640 * len(clip.frames)
+  assert len(clip.frames) == round((count - 1) / rate * 25) + 1
+  assert len(clip.wav) == 640 * len(clip.frames)
 
 
 def test_a_piece_of_a_long_video_has_its_pictures_and_its_sound(tmp_path):

@@ -171,5 +171,5 @@ def test_what_are_no_named_faces_is_refused(tmp_path, people):
     named_faces.list_clips(tmp_path / 'none')
   (people / 'Ada' / 'x.png').write_bytes(b'x')
   (source,) = (x for x in named_faces.list_clips(people).clips if x.clip_id == 'Ada/x.png')
-  with pytest.raises(errors.MediaError, match='not a media file|damaged|no frames'):
+  with pytest.raises(errors.MediaError, match='no size that can be read|not a media file'):
     clip_maker.make_clip(source, named_faces.FRAMING)

@@ -270,12 +270,12 @@ def test_mtcnn_finds_a_real_face_at_any_size():
   detect = faces.mtcnn_detector()
   found, nothing = detect([picture, np.zeros_like(picture)])
   assert len(found) == 1 and len(nothing) == 0
-  assert faces._overlap(found[0], truth) > 0.7
+  assert faces.overlap(found[0], truth) > 0.7
   # A face of 1/24 of the frame is found by the second, finer look.
   wide = np.full((1080, 1440, 3), 90, np.uint8)
   wide[400:656, 500:756] = picture[::2, ::2]
   (small,) = detect([wide])
-  assert faces._overlap(small[0], truth / 2 + [500, 400, 500, 400]) > 0.6
+  assert faces.overlap(small[0], truth / 2 + [500, 400, 500, 400]) > 0.6
   assert len(detect([picture[:40, :40]])[0]) == 0  # smaller than MTCNN can take
 
 

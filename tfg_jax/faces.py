@@ -25,8 +25,6 @@ GAP_POLICIES = ('keep', 'hold', 'interpolate')
 # those from 1/12 of the frame on, at 60 % of the time that the full 360x288 takes and the same
 # accuracy (GRID clips); only in frames without one, smaller faces.
 _SIDES = (240, 720)
-# The same for frames after the first of a batch, from the smallest of its faces: half the time.
-_FACE = 60
 _MIN_SIDE = 48  # below this MTCNN's image pyramid is empty
 _CONFIDENCE = 0.9
 _CUT = 30  # mean difference of two thumbnails, of 255; heads that move stay below 10
@@ -83,26 +81,13 @@ def mtcnn_detector() -> Detector:
     ]
 
   def detect(frames):
-    faces = detect_at(frames[:1], _SIDES[0])
-    # The next ones show much the same faces, so they can be as small as the networks bear.
-    smallest = min((min(x2 - x1, y2 - y1) for x1, y1, x2, y2 in faces[0]), default=0)
-    side = _SIDES[0]
-    if smallest:
-      side = min(side, _FACE * min(frames[0].shape[:2]) / smallest)
-    if len(frames) > 1:
-      faces += detect_at(frames[1:], side)
-    if side < _SIDES[0]:
-      seek_again(frames, faces, lambda boxes: len(boxes) != len(faces[0]), _SIDES[0])
-    if min(frames[0].shape[:2]) > _SIDES[0]:
-      seek_again(frames, faces, lambda boxes: not len(boxes), _SIDES[1])
-    return faces
-
-  def seek_again(frames, faces, doubtful, side):
-    again = [index for index, boxes in enumerate(faces) if doubtful(boxes)]
-    if again:
-      found = detect_at([frames[index] for index in again], side)
-      for index, boxes in zip(again, found, strict=True):
+    faces = detect_at(frames, _SIDES[0])
+    empty = [index for index, boxes in enumerate(faces) if not len(boxes)]
+    if empty and min(frames[0].shape[:2]) > _SIDES[0]:
+      again = detect_at([frames[index] for index in empty], _SIDES[1])
+      for index, boxes in zip(empty, again, strict=True):
         faces[index] = boxes
+    return faces
 
   return detect
 
@@ -120,7 +105,7 @@ def load_mtcnn():
   except ImportError as error:
     raise MissingDependencyError(
       f'finding faces needs the package {error.name}',
-      hint="pip install 'tfg_jax[faces]', or give the boxes yourself (--box, --boxes)",
+      hint="pip install 'tfg_jax[demo]', or give the boxes yourself (--box, --boxes)",
     ) from error
   tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
   return MTCNN(device='CPU:0')
