@@ -1,7 +1,13 @@
 """The preparation as a whole: the command, restarts, what is counted, several processes."""
 
+import contextlib
 import csv
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import threading
 
 import clips
 import pytest
@@ -250,3 +256,91 @@ def test_flags_behind_two_dashes_are_beams(videos, tmp_path, monkeypatch):
     '--runner=FlinkRunner', '--flink_master=host:8081',
   )  # fmt: skip
   assert given['beam_flags'] == ['--runner=FlinkRunner', '--flink_master=host:8081']
+
+
+# --------------------------------------------------------------------------------------------------
+# Several processes
+# --------------------------------------------------------------------------------------------------
+
+
+def start(videos, output):
+  """The command in two processes, on videos long enough to be caught at work."""
+  return subprocess.Popen(
+    [
+      sys.executable, '-m', 'data_prep.prepare', '--corpus=folder', f'--input={videos}',
+      f'--output={output}', '--licence=mine', '--crop=face', '--size=512', '--workers=2',
+    ],
+    cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )  # fmt: skip
+
+
+def wait_until(condition):
+  """Looks again until there is an answer; gives up after two minutes."""
+  pause = threading.Event()
+  for _ in range(1200):
+    if answer := condition():
+      return answer
+    pause.wait(0.1)
+  raise AssertionError('nothing happened')
+
+
+def workers_of(process):
+  """Process ids of Beam's workers: what the command started, or the shells that it started."""
+  parents = {}
+  for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
+    with contextlib.suppress(OSError):
+      parents[int(stat.parent.name)] = int(stat.read_text().rpartition(')')[2].split()[1])
+  children = {one for one, parent in parents.items() if parent == process.pid}
+  below = {one for one, parent in parents.items() if parent in children}
+  shells = {parents[one] for one in below}
+  return sorted(children - shells | below)
+
+
+def at_work(output):
+  return sum(len(path.read_text().splitlines()) for path in output.glob('.preparation/*.jsonl')) > 1
+
+
+@pytest.fixture(scope='module')
+def long_videos(tmp_path_factory):
+  root = tmp_path_factory.mktemp('long')
+  clips.write(root / '0.mp4', 400, size=(128, 128), audio=clips.tone(16))
+  for i in range(1, 24):
+    os.link(root / '0.mp4', root / f'{i}.mp4')
+  return root
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not pathlib.Path('/proc/self/stat').exists(), reason='needs /proc')
+@pytest.mark.parametrize('fate', ['a worker dies', 'interrupted', 'killed'])
+def test_a_run_that_is_stopped_leaves_no_process_and_goes_on(long_videos, tmp_path, fate):
+  process = start(long_videos, tmp_path)
+  wait_until(lambda: at_work(tmp_path) or process.poll() is not None)
+  workers = workers_of(process)
+  assert len(workers) == 2, process.communicate()[1]
+  if fate == 'a worker dies':
+    os.kill(workers[0], signal.SIGKILL)
+  else:
+    process.send_signal(signal.SIGINT if fate == 'interrupted' else signal.SIGKILL)
+  _, errors_printed = process.communicate(timeout=60)
+  expected = {'a worker dies': 2, 'interrupted': errors.EXIT_INTERRUPTED, 'killed': -9}
+  assert process.returncode == expected[fate], errors_printed
+  if fate == 'a worker dies':
+    assert 'DataError: a worker process died' in errors_printed
+  wait_until(lambda: not any(pathlib.Path(f'/proc/{number}').exists() for number in workers))
+  done = {path: path.stat().st_mtime_ns for path in tmp_path.glob('*.index')}
+  assert len(done) < 18
+  again = start(long_videos, tmp_path)
+  printed, errors_printed = again.communicate(timeout=300)
+  assert again.returncode == 0, errors_printed
+  assert printed.startswith('folder: 24 clips in = 24 records + 0 drops\n')
+  assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+
+
+@pytest.mark.end_to_end
+def test_processes_make_the_same_records_as_one(videos, tmp_path):
+  run(videos, tmp_path / 'a')
+  run(videos, tmp_path / 'b', workers=2)
+  for path in sorted((tmp_path / 'a').glob('*.tfrecord')):
+    assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()
+  assert (tmp_path / 'a' / 'report.txt').read_text() == (tmp_path / 'b' / 'report.txt').read_text()
