@@ -1,5 +1,6 @@
 """What runs on Beam's workers; apart from `pipeline`, which can be imported without Beam."""
 
+import logging
 import os
 import threading
 import time
@@ -27,6 +28,8 @@ class MakeShard(beam.DoFn):
       return
     import cv2
 
+    for name in ('apache_beam', '__main__'):  # Beam's start and end are of no interest
+      logging.getLogger(name).setLevel(logging.WARNING)
     cv2.setNumThreads(1)  # the processes share the cores already
     # TensorFlow reads them when its first operation runs.
     os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
