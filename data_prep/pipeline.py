@@ -144,7 +144,8 @@ def prepare(
   for split, count in report.records.items():
     if not count:
       raise DataError(
-        f'no clip of split {split!r} could be used', where=os.path.join(directory, DROPS_FILE)
+        f'no clip of split {split!r} could be used: {str(report).splitlines()[0]}',
+        where=os.path.join(directory, DROPS_FILE),
       )
   return report
 

@@ -222,24 +222,31 @@ def test_pictures_that_are_not_square_are_not_squeezed(tmp_path):
 # --------------------------------------------------------------------------------------------------
 
 
-def dot_video(path, places, size=(128, 96), aspect=1):
-  """A white dot of 6 pixels on grey at each of `places`, (x, y) of its centre."""
+def film(path, pictures, sound, aspect=1):
+  """Writes RGB uint8 (H, W, 3) pictures at 25 per second with int16 (N, 1) sound at 16 kHz."""
   with av.open(str(path), 'w') as output:
     stream = output.add_stream('libx264', rate=25, options={'crf': '5'})
-    stream.width, stream.height = size
+    stream.height, stream.width = pictures[0].shape[:2]
     stream.codec_context.sample_aspect_ratio = aspect
     track = output.add_stream('aac', rate=16_000, layout='mono')
-    for x, y in places:
-      picture = np.full((size[1], size[0], 3), 90, np.uint8)
-      picture[y - 3 : y + 3, x - 3 : x + 3] = 255
+    for picture in pictures:
       output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
-    wave = clips.tone(len(places) / 25)
-    frame = av.AudioFrame.from_ndarray(wave.reshape(1, -1), format='s16', layout='mono')
+    frame = av.AudioFrame.from_ndarray(sound.reshape(1, -1), format='s16', layout='mono')
     frame.sample_rate = 16_000
     output.mux(track.encode(frame))
     output.mux(track.encode(None))
     output.mux(stream.encode(None))
   return str(path)
+
+
+def dot_video(path, places, aspect=1):
+  """A white dot of 6 pixels on grey at each of `places`, (x, y) of its centre."""
+  pictures = []
+  for x, y in places:
+    picture = np.full((96, 128, 3), 90, np.uint8)
+    picture[y - 3 : y + 3, x - 3 : x + 3] = 255
+    pictures.append(picture)
+  return film(path, pictures, clips.tone(len(places) / 25), aspect)
 
 
 def around(places):
@@ -330,6 +337,17 @@ def test_a_clip_without_a_face_says_so(tmp_path, monkeypatch):
     clip_maker.make_clip(raw(video), TRACK)
 
 
+def test_a_shot_without_a_face_is_no_use_where_the_corpus_promises_one(tmp_path, monkeypatch):
+  find(monkeypatch, lambda frame: [[20, 10, 44, 40]] if frame.mean() < 120 else [])
+  pictures = [np.full((64, 64, 3), grey, np.uint8) for grey in [60] * 10 + [200] * 10]
+  path = film(tmp_path / 'a.mp4', pictures, clips.tone(0.8))
+  for crop in ('square', 'none'):
+    with pytest.raises(errors.DataError, match='a shot of it shows no face'):
+      clip_maker.make_clip(raw(path), listing.Framing(crop=crop, size=64))
+  made = clip_maker.make_clip(raw(path), TRACK)
+  assert len(made.clip.frames) == 10 and made.notes == {'clips cut to where that face is': 1}
+
+
 def test_a_clip_is_cut_to_where_the_face_is(tmp_path, monkeypatch):
   seen = range(20, 50)
   find(monkeypatch, lambda frame: [[20, 10, 44, 40]] if clips.number(frame) in seen else [])
@@ -355,34 +373,23 @@ def test_of_two_faces_the_one_that_moves_with_the_sound_is_kept(tmp_path, monkey
   assert np.mean(pictures_of(made.clip)[..., 2]) < np.mean(pictures_of(made.clip)[..., 0])  # red
 
 
-def talkers(path, speaks, count=75):
+def talkers(path, speaks, count=50):
   """A red face on the left and a blue one on the right; one moves its mouth with the sound."""
   rng = np.random.default_rng(5)
-  loud = np.repeat(rng.random(count // 5), 5)
-  idle = np.repeat(rng.random(count // 5), 5)
-  places = [((10, 20, 58, 80), (200, 60, 60)), ((80, 20, 120, 70), (60, 60, 200))]
-  with av.open(str(path), 'w') as output:
-    stream = output.add_stream('libx264', rate=25, options={'crf': '8'})
-    stream.width, stream.height = 128, 96
-    track = output.add_stream('aac', rate=16_000, layout='mono')
-    for i in range(count):
-      picture = np.full((96, 128, 3), 90, np.uint8)
-      for number, ((x1, y1, x2, y2), skin) in enumerate(places):
-        picture[y1:y2, x1:x2] = skin
-        strength = loud[i] if number == speaks else idle[i]
-        half = 1 + round(6 * strength * abs(np.sin(i * 1.3)))
-        y, x = y1 + int(0.8 * (y2 - y1)), (x1 + x2) // 2
-        picture[y - half : y + half, x - 8 : x + 8] = 20
-      output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
-    wave = clips.tone(count / 25)[:, 0] * np.repeat(loud, 640)
-    frame = av.AudioFrame.from_ndarray(
-      wave.astype(np.int16).reshape(1, -1), format='s16', layout='mono'
-    )
-    frame.sample_rate = 16_000
-    output.mux(track.encode(frame))
-    output.mux(track.encode(None))
-    output.mux(stream.encode(None))
-  return str(path)
+  loud, idle = np.repeat(rng.random((2, count // 5)), 5, axis=1)
+  faces_there = [((10, 20, 58, 80), (200, 60, 60)), ((80, 20, 120, 70), (60, 60, 200))]
+  pictures = []
+  for i in range(count):
+    picture = np.full((96, 128, 3), 90, np.uint8)
+    for number, ((x1, y1, x2, y2), skin) in enumerate(faces_there):
+      picture[y1:y2, x1:x2] = skin
+      strength = loud[i] if number == speaks else idle[i]
+      half = 1 + round(6 * strength * abs(np.sin(i * 1.3)))
+      y, x = y1 + int(0.8 * (y2 - y1)), (x1 + x2) // 2
+      picture[y - half : y + half, x - 8 : x + 8] = 20
+    pictures.append(picture)
+  sound = clips.tone(count / 25)[:, 0] * np.repeat(loud, 640)
+  return film(path, pictures, sound.astype(np.int16))
 
 
 # --------------------------------------------------------------------------------------------------

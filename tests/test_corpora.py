@@ -1,6 +1,7 @@
 """The adapters: what they list of fabricated folders; the records of CREMA-D and VoxCeleb2."""
 
 import collections
+import os
 
 import clips
 import numpy as np
@@ -406,9 +407,11 @@ def test_what_is_wrong_in_a_folder_is_a_drop_or_an_error(tmp_path):
   clips.write(tmp_path / 'a.mp4', 5)
   (tmp_path / 'a.txt').write_bytes(b'\xff\xfe\x00')
   touch(tmp_path, 'b.mp4')
+  (tmp_path / os.fsdecode(b'c\xff.mp4')).touch()
   found = folder.list_clips(tmp_path)
   assert not found.clips
   assert {drop.clip_id: drop.message for drop in found.drops} == {
     'a': 'the transcript is not UTF-8',
     'b': 'the file is empty (0 bytes)',
+    'c\ufffd': 'its name is not UTF-8',
   }

@@ -164,8 +164,17 @@ def test_nothing_to_prepare_and_nothing_usable_are_errors(videos, tmp_path, monk
     raise errors.DataError('no')
 
   monkeypatch.setattr(clip_maker, 'make_clip', useless)
-  with pytest.raises(errors.DataError, match="no clip of split 'test' could be used"):
+  message = "no clip of split '.*' could be used: folder: 15 clips in = 0 records"
+  with pytest.raises(errors.DataError, match=message):
     run(videos, tmp_path / 'b')
+
+
+def test_journals_that_contradict_the_shards_are_an_error(videos, tmp_path):
+  run(videos, tmp_path)
+  journal = sorted(tmp_path.glob('.preparation/*test*.jsonl'))[0]
+  journal.write_text('{"clip": "x", "message": "it was bad", "where": ""}\n')
+  with pytest.raises(errors.DataError, match=r'15 clips in, but 12 records \+ 4 drops'):
+    run(videos, tmp_path)
 
 
 def test_a_missing_package_stops_the_run_before_it_begins(videos, tmp_path, monkeypatch):
@@ -188,6 +197,7 @@ def test_a_failing_runner_is_one_message(videos, tmp_path, monkeypatch):
     run(videos, tmp_path)
 
 
+@pytest.mark.end_to_end
 def test_another_runner_of_beam_makes_the_same_records(videos, tmp_path):
   run(videos, tmp_path / 'a')
   flags_of_beam = ['--runner=PortableRunner', '--job_endpoint=embed', '--environment_type=LOOPBACK']

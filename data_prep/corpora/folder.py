@@ -73,6 +73,10 @@ def list_clips(
   shares = divide(keys.values(), {'valid': valid_share, 'test': test_share})
   clips, drops = [], []
   for path in videos:
+    if os.fsencode(path).decode(errors='replace') != path:
+      name = os.fsencode(ids[path]).decode(errors='replace')
+      drops.append(Drop(name, '', 'its name is not UTF-8', directory))
+      continue
     split = ids[path].split('/')[0] if has_splits else shares[keys[path]]
     if split not in _SPLITS:
       drops.append(Drop(ids[path], '', 'it is in none of the folders train, valid and test', path))
