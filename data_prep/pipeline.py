@@ -122,7 +122,11 @@ def prepare(
   if workers < 1:
     raise ConfigError(f'--workers={workers}; expected at least 1')
   if not job.listing.clips:
-    raise ConfigError('there are no clips to prepare', hint='check --corpus and --input')
+    drops = [f'{drop.clip_id}: {drop.message}' for drop in job.listing.drops[:_EXAMPLES]]
+    raise ConfigError(
+      f'there are no clips to prepare; {len(job.listing.drops)} are no use {drops}',
+      hint='check --corpus and --input',
+    )
   _check_dependencies(job)
   info = _dataset_info(job)
   _claim(directory, info)
@@ -131,6 +135,7 @@ def prepare(
   with _Progress(job.corpus, directory, shards, todo, shown=progress):
     _run(todo, directory, workers, beam_flags)
   info = records.finish_dataset(directory, info)
+  _remove_leftovers(job.corpus, directory)
   report = _report(job, shards, info)
   _write(os.path.join(directory, DROPS_FILE), _drops_table(report.drops))
   _write(os.path.join(directory, REPORT_FILE), f'{report}\n')
@@ -437,6 +442,14 @@ def _claim(directory, info):
       where=directory,
       hint='Give another --output, or delete the directory.',
     )
+
+
+def _remove_leftovers(corpus, directory):
+  """Removes what processes that were killed had begun."""
+  for folder, start in ((directory, f'.{corpus}-'), (os.path.join(directory, _STATE), 'running-')):
+    for name in os.listdir(folder):
+      if name.startswith(start):
+        os.remove(os.path.join(folder, name))
 
 
 def _report(job, shards, info):

@@ -100,6 +100,8 @@ def test_what_is_done_is_not_done_again(videos, tmp_path, monkeypatch):
   lost[1].with_name(f'{lost[1].name}.index').unlink()
   journal = tmp_path / '.preparation' / f'{lost[2].name}.jsonl'
   journal.write_text('{"clip": "cut o')
+  leftover = tmp_path / f'.{lost[0].name}.123.partial'
+  leftover.touch()
   made = []
   make = clip_maker.make_clip
   monkeypatch.setattr(
@@ -109,6 +111,7 @@ def test_what_is_done_is_not_done_again(videos, tmp_path, monkeypatch):
   after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*.tfrecord')}
   assert {name for name in before if before[name] != after[name]} == {path.name for path in lost}
   assert len(made) == 3 and (tmp_path / pipeline.REPORT_FILE).read_text() == report
+  assert not leftover.exists()
   made.clear()
   run(videos, tmp_path)
   assert not made
@@ -154,8 +157,10 @@ def test_an_unexpected_error_costs_one_clip_and_says_its_kind(videos, tmp_path, 
 
 
 def test_nothing_to_prepare_and_nothing_usable_are_errors(videos, tmp_path, monkeypatch):
-  empty = pipeline.Job('x', '', listing.Listing([]), listing.Framing(crop='face', size=32), {})
-  with pytest.raises(errors.ConfigError, match='there are no clips to prepare'):
+  nothing = listing.Listing([], [listing.Drop('a', 'train', 'it is empty')])
+  empty = pipeline.Job('x', '', nothing, listing.Framing(crop='face', size=32), {})
+  message = r"there are no clips to prepare; 1 are no use \['a: it is empty'\]"
+  with pytest.raises(errors.ConfigError, match=message):
     pipeline.prepare(empty, str(tmp_path / 'a'))
   with pytest.raises(errors.ConfigError, match='--workers=0; expected at least 1'):
     run(videos, tmp_path / 'a', workers=0)
@@ -344,6 +349,8 @@ def test_a_run_that_is_stopped_leaves_no_process_and_goes_on(long_videos, tmp_pa
   printed, errors_printed = again.communicate(timeout=300)
   assert again.returncode == 0, errors_printed
   assert printed.startswith('folder: 24 clips in = 24 records + 0 drops\n')
+  hidden = [path.name for path in tmp_path.rglob('*') if 'partial' in path.name]
+  assert not hidden and not list(tmp_path.glob('.preparation/running-*'))
   assert all(path.stat().st_mtime_ns == before for path, before in done.items())
 
 
