@@ -19,7 +19,8 @@ PUPPET = ['espeakng-loader>=0.2']  # carries espeak-ng, which is GPL-3: only cor
 FACES = ['mtcnn>=1.0', *TENSORFLOW]  # the detector's weights are inside its wheel
 # Preparing corpora. Beam holds protobuf below 7 and pillow below 13; TensorFlow 2.21 needs protobuf
 # 6.31 and Beam's older releases forbid that, so pip must not go back to them.
-PREP = ['apache-beam>=2.77', *FACES]
+# The command `tfds` imports mlcroissant without declaring it.
+PREP = ['apache-beam>=2.77', 'mlcroissant>=1.0', *FACES]
 
 EXTRAS = {
   'demo': [*PUPPET, *FACES],

@@ -21,12 +21,11 @@ from data_prep import clip_maker, corpora
 from data_prep.listing import Drop
 from tfg_jax.errors import DataError, MediaError
 
-_EXTRAS = {
-  'identity': tfds.features.Tensor(shape=(1,), dtype=np.int64),
-  'word_label': tfds.features.Tensor(shape=(1,), dtype=np.int64),
-  'word_times': tfds.features.Tensor(shape=(None,), dtype=np.float32),
-  'utterances': tfds.features.Tensor(shape=(None,), dtype=np.int64),
-  'level': tfds.features.Text(),
+_NUMBERS = {  # extra -> shape and type
+  'identity': ((1,), np.int64),
+  'word_label': ((1,), np.int64),
+  'word_times': ((None,), np.float32),
+  'utterances': ((None,), np.int64),
 }
 _TEXTS = ('clip_id', 'speaker', 'text', 'word', 'emotion')
 
@@ -69,8 +68,13 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       'boxes': tfds.features.Tensor(shape=(None, 4), dtype=np.int64),
       'wav': tfds.features.Tensor(shape=(None,), dtype=np.int16),
       'sample_rate': np.int64,
-      **{name: _EXTRAS[name] for name in self.extras if name in _EXTRAS},
     }
+    for name in self.extras:
+      if name in _NUMBERS:
+        shape, dtype = _NUMBERS[name]
+        features[name] = tfds.features.Tensor(shape=shape, dtype=dtype)
+    if 'level' in self.extras:
+      features['level'] = tfds.features.Text()
     if 'portrait' in self.extras:
       features['portrait'] = tfds.features.Sequence(picture)
     module = corpora.adapter(self.corpus)
@@ -129,7 +133,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       elif name == 'level':
         example[name] = value[0].decode()
       else:
-        example[name] = np.asarray(value, _EXTRAS[name].dtype)
+        example[name] = np.asarray(value, _NUMBERS[name][1])
     return example
 
 

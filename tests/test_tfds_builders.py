@@ -50,6 +50,27 @@ def test_tfds_gives_what_prepare_makes(videos, tmp_path):
   assert info.metadata['dropped'] == {'the file has no audio stream': 1}
 
 
+def test_labels_come_along(tmp_path):
+  for half, person in (('dev', 'id00003'), ('dev', 'id00007'), ('test', 'id00009')):
+    for kind in ('mp4/{}/v/00001.mp4', 'aac/{}/v/00001.m4a'):
+      path = tmp_path / 'raw' / half / kind.format(person)
+      path.parent.mkdir(parents=True)
+      sound = clips.tone(0.24)
+      clips.write(path, 6, size=(64, 64)) if 'mp4' in kind else clips.write(path, audio=sound)
+  config = tfds_builders.CorpusConfig(name='small', framing={'size': 32})
+  data = tfds.load(
+    'tfg_voxceleb2',
+    split='train+test',
+    builder_kwargs={'config': config},
+    data_dir=tmp_path / 'out',
+    download_and_prepare_kwargs={
+      'download_config': tfds.download.DownloadConfig(manual_dir=tmp_path / 'raw')
+    },
+  )
+  found = {x['speaker'].decode(): x['identity'].tolist() for x in tfds.as_numpy(data)}
+  assert found == {'id00003': [0], 'id00007': [1], 'id00009': [0]}
+
+
 def test_every_corpus_has_a_builder_with_features():
   for name in corpora.names():
     builder = tfds.builder_cls(f'tfg_{name}')
