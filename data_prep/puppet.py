@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 
@@ -228,12 +229,18 @@ def _make_shards(shards, settings, clips, workers, progress):
       return
     # Spawned, not forked: the caller may hold the threads of JAX or TensorFlow.
     context = multiprocessing.get_context('spawn')
-    done = context.Value('q', 0)
+    done, stop = context.Value('q', 0), context.Event()
     pool = concurrent.futures.ProcessPoolExecutor(
-      workers, mp_context=context, initializer=_start_worker, initargs=(done,)
+      workers, mp_context=context, initializer=_start_worker, initargs=(done, stop)
     )
     try:
-      waiting = {pool.submit(_make_shard_in_worker, shard, settings) for shard in shards}
+      # A terminal sends Ctrl-C to the workers too. They are born deaf to it, so that it finds none
+      # of them half started, and hear of it by `stop`.
+      signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+      try:
+        waiting = {pool.submit(_make_shard_in_worker, shard, settings) for shard in shards}
+      finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
       while waiting:
         finished, waiting = concurrent.futures.wait(
           waiting, timeout=0.2, return_when=concurrent.futures.FIRST_EXCEPTION
@@ -242,18 +249,20 @@ def _make_shards(shards, settings, clips, workers, progress):
           future.result()
         bar.update(clips - left + done.value - bar.n)
     finally:
+      stop.set()
       pool.shutdown(cancel_futures=True)
 
 
 _done = None  # of a worker: number of clips that all workers have made
+_stop = None  # of a worker: set when the command is interrupted or another worker has failed
 
 
-def _start_worker(done):
+def _start_worker(done, stop):
   """Prepares a worker process."""
   import cv2
 
-  global _done
-  _done = done
+  global _done, _stop
+  _done, _stop = done, stop
   cv2.setNumThreads(1)  # the processes share the cores already
   # Workers of a parent that was killed would wait for work for ever.
   threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -268,6 +277,8 @@ def _make_shard_in_worker(shard, settings):
   def count(number):
     with _done.get_lock():
       _done.value += number
+    if _stop.is_set():
+      raise KeyboardInterrupt
 
   _make_shard(shard, settings, count)
 
