@@ -40,7 +40,7 @@ class Results:
     }
 
   def and_(self, others: 'Results') -> 'Results':
-    """With the numbers of others about the same clips, whose word counts where both have one."""
+    """With other numbers about the same clips."""
     return dataclasses.replace(
       self, numbers=self.numbers | others.numbers, weights=self.weights | others.weights
     )
