@@ -220,6 +220,7 @@ def test_evaluate_puts_every_row_before_every_observer(
   twin, sync_workdir, reader_workdir, tmp_path, capsys
 ):
   assert train.train_and_evaluate(twin('no_lip'), tmp_path, devices=jax.devices()[:1])
+  capsys.readouterr()  # what training says
   judges = dict(sync=str(sync_workdir), reader=str(reader_workdir), speller=str(reader_workdir))
   config = twin('no_lip')
   config.evaluation.observers = dict(judges, beam=2)
