@@ -351,8 +351,9 @@ class LipExpert(base.Expert):
     """The encoder's gradient; while it rests, zeros at no cost. Its optimiser sees these."""
     if not self.settings.freeze:
       return gradient()  # outside of a branch, where XLA on CPU convolves ten times as fast
-    zeros = lambda: jax.tree.map(jnp.zeros_like, state.nets['encoder'].params)
-    return jax.lax.cond(state.step < self.settings.freeze, zeros, gradient)
+    resting = state.step < self.settings.freeze
+    zeros = jax.tree.map(jnp.zeros_like, state.nets['encoder'].params)
+    return jax.lax.cond(resting, lambda: zeros, gradient)
 
   # ------------------------------------------------------------------------------------------------
   # Use
