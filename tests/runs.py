@@ -1,6 +1,8 @@
-"""Runs without training: systems from configs, their batches, and workdirs of fresh states."""
+"""Runs without training: systems from configs, their batches and states, and workdirs of these."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from tfg_jax import checkpoints, configuration, systems, trained
 from tfg_jax.data import pipeline, records
@@ -17,6 +19,29 @@ def first_batch(run, sample, batches=pipeline.train_batches, **settings):
   source = records.RecordSource(run.data.root, 'train')
   with batches(source, sample=sample, **settings, **run.data.per_process) as stream:
     return next(stream)
+
+
+def noisy_state(system, seed=0):
+  """A state of noise: as good as what `init` gives, whose compilation takes longer than a step."""
+  rng = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    names = [str(getattr(key, 'key', getattr(key, 'name', key))) for key in path]
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.key(seed)
+    if 'opt_state' in names or not jnp.issubdtype(leaf.dtype, jnp.floating):
+      return np.zeros(leaf.shape, leaf.dtype)
+    if 'params' not in names:  # statistics
+      return np.full(leaf.shape, names[-1] in ('var', 'map_scales'), leaf.dtype)
+    noise = rng.standard_normal(leaf.shape)
+    if names[-1] == 'scale':
+      noise = 1 + 0.1 * np.abs(noise)
+    else:
+      noise *= 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
+    return noise.astype(leaf.dtype)
+
+  state = jax.eval_shape(system.init, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(fill, state)
 
 
 def untrained(config, root, workdir, seed: int = 0):

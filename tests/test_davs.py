@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from noise import gaussian, noisy_variables
+from runs import first_batch, noisy_state
 
 from configs import davs as configs
 from tfg_jax import configuration, errors, systems
@@ -27,47 +29,7 @@ def build(toy_records, variant='full', **changes):
   c = configs.get_test_config(variant)
   c.data.root = str(toy_records)
   c.update_from_flattened_dict(changes)
-  run = configuration.resolve(c)
-  return run, systems.build(run, axis_name=None)
-
-
-def one_batch(run, sample, batches=pipeline.train_batches, **settings):
-  source = records.RecordSource(run.data.root, 'train')
-  with batches(source, sample=sample, **settings, **run.data.per_process) as stream:
-    return next(stream)
-
-
-_shapes = {}  # of the states of twins, by their players: tracing one takes seconds
-
-
-def fresh(system, seed=0):
-  """A state of noise: as good as `init`, without compiling it."""
-  players = tuple(system.networks)
-  if players not in _shapes:
-    _shapes[players] = jax.eval_shape(system.init, jax.random.key(0))
-  shapes = _shapes[players]
-  rng = np.random.default_rng(seed)
-
-  def fill(path, leaf):
-    name = path[-1].key if hasattr(path[-1], 'key') else ''
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-      return jnp.zeros(leaf.shape, leaf.dtype)
-    if name in ('scale', 'var'):
-      return jnp.ones(leaf.shape)
-    noise = rng.standard_normal(leaf.shape, np.float32)
-    return jnp.asarray(noise / np.sqrt(max(1, np.prod(leaf.shape[:-1]))))
-
-  nets = {
-    name: base.Net.create(
-      jax.tree_util.tree_map_with_path(fill, net.params),
-      jax.tree_util.tree_map_with_path(fill, net.stats),
-      system._optimizer,
-    )
-    for name, net in shapes.nets.items()
-  }
-  return base.State.create(
-    jax.random.key(seed), nets, stage=davs_players.stage_at(0, system.settings)
-  )
+  return runs.build(c)
 
 
 def learned(before, after):
@@ -90,7 +52,12 @@ def learned(before, after):
 def joint(toy_records):
   """System, state and batch of the joint stage, and its compiled step."""
   run, system = build(toy_records)
-  return system, fresh(system), one_batch(run, system.sample, seed=0), jax.jit(system.train_step)
+  return (
+    system,
+    noisy_state(system),
+    first_batch(run, system.sample, seed=0),
+    jax.jit(system.train_step),
+  )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -123,7 +90,7 @@ def test_the_loss_falls_on_one_repeated_batch(joint):
 
 def test_the_words_stage_trains_the_embedding_alone(toy_records):
   run, system = build(toy_records, 'words')
-  state, batch = fresh(system), one_batch(run, system.sample, seed=0)
+  state, batch = noisy_state(system), first_batch(run, system.sample, seed=0)
   assert state.stage == davs_players.WORDS and system.score == 'seen/word_error'
   new, metrics = jax.jit(system.train_step)(state, batch)
   assert set(state.nets) == EMBEDDERS | {'domain_classifier'} == learned(state, new)
@@ -133,12 +100,12 @@ def test_the_words_stage_trains_the_embedding_alone(toy_records):
 
 def test_the_identity_stage_needs_no_words(toy_records):
   run, system = build(toy_records, 'identity')
-  state, batch = fresh(system), one_batch(run, system.sample, seed=0)
+  state, batch = noisy_state(system), first_batch(run, system.sample, seed=0)
   assert set(state.nets) == {'identity_encoder', 'person_classifier'}
   new, metrics = jax.jit(system.train_step)(state, batch)
   assert learned(state, new) == set(state.nets)
   assert set(metrics) == {'g/persons', 'identity_encoder/grad_norm', 'person_classifier/grad_norm'}
-  batch = one_batch(run, system.sample_evaluation, pipeline.eval_batches)
+  batch = first_batch(run, system.sample_evaluation, pipeline.eval_batches)
   assert set(jax.jit(system.eval_step)(new, batch)) == {'portrait/person_error'}
   assert 'of the persons are recognised' in system.summary({'portrait/person_error': 0.25})
 
@@ -163,7 +130,7 @@ def test_a_variant_has_the_players_that_it_weighs(toy_records, variant, players)
 )
 def test_a_step_of_each_stage_of_each_variant(toy_records, variant):
   run, system = build(toy_records, variant)
-  state, batch = fresh(system), one_batch(run, system.sample, seed=0)
+  state, batch = noisy_state(system), first_batch(run, system.sample, seed=0)
   for stage in range(state.stage, system.last_stage + 1):
     before = state.replace(stage=stage)
     state, metrics = jax.jit(system.train_step)(before, batch)
@@ -275,8 +242,8 @@ def test_opponents_and_generators_want_the_contrary():
 @pytest.fixture(scope='module')
 def evaluated(toy_records):
   run, system = build(toy_records)
-  state = fresh(system)
-  batch = one_batch(run, system.sample_evaluation, pipeline.eval_batches)
+  state = noisy_state(system)
+  batch = first_batch(run, system.sample_evaluation, pipeline.eval_batches)
   return system, state, batch
 
 
@@ -430,7 +397,7 @@ def test_leakage_of_nothing_is_chance():
 
 def test_networks_of_other_runs_are_taken_over(toy_records, tmp_path):
   _, system = build(toy_records)
-  state, other = fresh(system), fresh(system, seed=1)
+  state, other = noisy_state(system), noisy_state(system, seed=1)
 
   def variables(*names):
     return {
@@ -447,7 +414,7 @@ def test_networks_of_other_runs_are_taken_over(toy_records, tmp_path):
 
 def test_converted_networks_are_taken_over(toy_records, tmp_path):
   _, system = build(toy_records)
-  state, other = fresh(system), fresh(system, seed=1)
+  state, other = noisy_state(system), noisy_state(system, seed=1)
 
   sources = {
     name: Source(tmp_path, {public: system.export(other, public)}, public)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
-from untrained import fresh
+from runs import noisy_state
 
 from configs import davs, lip_expert, sf2f, speech2video, talklip
 from tfg_jax import configuration, errors, generate, lip_sync, media, systems, trained
@@ -338,7 +338,7 @@ def lively(system, gain):
     scale = gain / np.sqrt(np.prod(leaf.shape[:-1]))
     return rng.normal(0, scale, leaf.shape).astype(leaf.dtype)
 
-  state = fresh(system)
+  state = noisy_state(system)
   nets = {
     name: net if name == 'voice' else net.replace(params=jax.tree.map(louder, net.params))
     for name, net in state.nets.items()

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import build, first_batch
 
 from configs import lip_expert as configs
-from tfg_jax import configuration, errors, pretrained, systems, train, trained
+from tfg_jax import errors, pretrained, train, trained
 from tfg_jax.data import pipeline, records, vocabulary
 from tfg_jax.data.vocabulary import EOS, PAD
 from tfg_jax.metrics import text
@@ -29,20 +30,11 @@ def config(toy_records):
   return changed
 
 
-def build(config):
-  run = configuration.resolve(config)
-  return run, systems.build(run, axis_name=None)
-
-
 @pytest.fixture(scope='module')
 def fresh(config):
   """System, state and a training batch."""
   run, system = build(config())
-  source = records.RecordSource(run.data.root, 'train')
-  with pipeline.train_batches(
-    source, sample=system.sample, seed=0, **run.data.per_process
-  ) as batches:
-    return system, jax.jit(system.init)(jax.random.key(0)), next(batches)
+  return system, jax.jit(system.init)(jax.random.key(0)), first_batch(run, system.sample, seed=0)
 
 
 @pytest.fixture(scope='module')
@@ -115,6 +107,17 @@ def test_later_the_encoder_learns_too(fresh, one_step):
     'aligner/loss',
     'aligner/grad_norm',
   }
+
+
+def test_an_encoder_that_never_rests_learns_the_same(fresh, one_step, config):
+  _, state, batch = fresh
+  _, system = build(config(**{'model.freeze': 0}))
+  new, metrics = jax.jit(system.train_step)(state.replace(step=jnp.int32(2)), batch)
+  expected, same_metrics = one_step(state.replace(step=jnp.int32(2)))
+  assert metrics == pytest.approx(same_metrics, rel=1e-4)
+  pairs = zip(jax.tree.leaves(new.nets), jax.tree.leaves(expected.nets), strict=True)
+  for x, y in pairs:
+    np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
 
 
 def test_the_rate_warms_up_and_decays(config):

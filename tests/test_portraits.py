@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 from clips import tone, write
 from PIL import Image
-from untrained import fresh
+from runs import noisy_state
 
 from configs import sf2f as configs
 from tfg_jax import configuration, errors, gallery, portraits, systems
@@ -94,7 +94,7 @@ def test_the_gallery_of_a_small_system(tmp_path):
   config.data.root, config.model.start_from = str(root), 'elsewhere'
   run = configuration.resolve(config)
   system = systems.build(run, axis_name=None)
-  state = fresh(system)
+  state = noisy_state(system)
   source = records.RecordSource(str(root), 'valid')
   rows, people = gallery.search(system, state, source, crops=2)
   assert people == 4

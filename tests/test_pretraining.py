@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import build, first_batch
 
 from configs import lip_expert as configs
-from tfg_jax import configuration, errors, pretrained, systems
+from tfg_jax import errors, pretrained
 from tfg_jax.data import pipeline, records
 from tfg_jax.features import clusters
 from tfg_jax.systems.sources import Source
@@ -14,11 +15,6 @@ from tfg_jax.systems.sources import Source
 pytestmark = pytest.mark.end_to_end  # compiles whole systems
 
 SPECIALS = 4
-
-
-def build(config):
-  run = configuration.resolve(config)
-  return run, systems.build(run, axis_name=None)
 
 
 def batches_of(run, sample, batches=pipeline.train_batches, **settings):
@@ -119,7 +115,7 @@ def test_about_half_of_the_sound_and_a_quarter_of_the_video_are_hidden(config):
 def test_masks_of_evaluation_depend_on_the_clip_alone(begun):
   run, system, _, _ = begun
   first, again = (
-    next(iter(batches_of(run, system.sample_evaluation, pipeline.eval_batches))) for _ in range(2)
+    first_batch(run, system.sample_evaluation, pipeline.eval_batches) for _ in range(2)
   )
   np.testing.assert_array_equal(first['audio_mask'], again['audio_mask'])
   assert not np.array_equal(first['audio_mask'][0], first['audio_mask'][1])
@@ -165,7 +161,7 @@ def test_a_step_moves_the_encoder_and_nothing_frozen(begun):
 
 def test_evaluation_counts_hidden_frames_alone(begun):
   run, system, state, _ = begun
-  batch = next(iter(batches_of(run, system.sample_evaluation, pipeline.eval_batches)))
+  batch = first_batch(run, system.sample_evaluation, pipeline.eval_batches)
   numbers = jax.jit(system.eval_step)(state, batch)
   assert {name.split('/')[0] for name in numbers} == {
     'audio_video',

@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from test_speech2video import changed, fresh_state
+import runs
+from runs import first_batch, noisy_state
+from test_speech2video import changed
 
 from configs import speech2video as configs
 from tfg_jax import configuration, errors, systems
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import pipeline
 from tfg_jax.networks import sdfa as networks
 from tfg_jax.systems import sdfa
 
@@ -20,20 +22,15 @@ def build(toy_records, variant, **changes):
   c = configs.get_test_config(variant)
   c.data.root = str(toy_records)
   c.update_from_flattened_dict(changes)
-  run = configuration.resolve(c)
-  return run, systems.build(run, axis_name=None)
+  return runs.build(c)
 
 
 @pytest.fixture(scope='module')
 def run(toy_records):
   """S2F+SDFA after a step of every stage: {stage: (state before, state after, metrics)}."""
   resolved, system = build(toy_records, 'crema_d+s2f_sdfa')
-  source = records.RecordSource(resolved.data.root, 'train')
-  with pipeline.train_batches(
-    source, sample=system.sample, seed=0, **resolved.data.per_process
-  ) as batches:
-    batch = next(batches)
-  state, steps = fresh_state(system), {}
+  batch = first_batch(resolved, system.sample, seed=0)
+  state, steps = noisy_state(system), {}
   for stage in range(3):
     before = state.replace(stage=stage)
     state, metrics = jax.jit(system.train_step)(before, batch)
@@ -77,13 +74,10 @@ def test_a_voice_is_enough_to_generate(run):
 
 def test_sdfa_is_evaluated_with_the_picture_of_somebody_else_too(toy_records):
   resolved, system = build(toy_records, 'crema_d+sdfa')
-  state = fresh_state(system).replace(stage=2)
+  state = noisy_state(system).replace(stage=2)
   assert set(state.nets) == {'observer'} | ANIMATORS and system.score == 'sdfa/l1'
-  source = records.RecordSource(resolved.data.root, 'train')
-  with pipeline.eval_batches(
-    source, sample=system.sample_evaluation, **resolved.data.per_process
-  ) as batches:
-    numbers = jax.jit(system.eval_step)(state, next(batches))
+  batch = first_batch(resolved, system.sample_evaluation, pipeline.eval_batches)
+  numbers = jax.jit(system.eval_step)(state, batch)
   rows = {name.split('/')[0] for name in numbers}
   assert rows == {'ground_truth', 'sdfa', 'sdfa_mismatch'}
   assert np.any(numbers['sdfa/l1'] != numbers['sdfa_mismatch/l1'])

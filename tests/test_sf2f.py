@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from untrained import fresh
+import runs
+from runs import first_batch, noisy_state
 
 from configs import sf2f as configs
 from tfg_jax import configuration, errors, systems
-from tfg_jax.data import pipeline, records, voices
+from tfg_jax.data import pipeline, voices
 from tfg_jax.features import voice
 from tfg_jax.systems import sf2f
 from tfg_jax.systems.sources import Source
@@ -34,20 +35,9 @@ def build(speakers):
     config.data.root = str(speakers)
     with config.unlocked():
       config.update_from_flattened_dict(changes)
-    run = configuration.resolve(config)
-    return run, systems.build(run, axis_name=None)
+    return runs.build(config)
 
   return make
-
-
-def one_batch(run, system, *, train=True):
-  source = records.RecordSource(run.data.root, 'train' if train else 'valid')
-  if train:
-    stream = pipeline.train_batches(source, sample=system.sample, seed=0, **run.data.per_process)
-  else:
-    stream = pipeline.eval_batches(source, sample=system.sample_evaluation, **run.data.per_process)
-  with stream as batches:
-    return next(batches)
 
 
 def moved(before, after):
@@ -85,7 +75,11 @@ def everything(build):
   FaceNet takes most of the compiler's time; the gradient through it is a parity test's.
   """
   run, system = build('64', **{'model.windows': 2, 'model.loss.perceptual': 0.0})
-  return system, fresh(system, sf2f.FACES), one_batch(run, system)
+  return (
+    system,
+    noisy_state(system).replace(stage=sf2f.FACES),
+    first_batch(run, system.sample, seed=0),
+  )
 
 
 def assert_learning(system, state, batch, learn):
@@ -130,8 +124,10 @@ def test_in_stage_3_the_fuser_learns(everything):
 
 def test_the_baseline_learns_without_an_image_discriminator(build):
   run, system = build('voice2face')
-  state = fresh(system, sf2f.PORTRAITS)
-  assert_learning(system, state, one_batch(run, system), {'generator', 'identity_discriminator'})
+  state = noisy_state(system).replace(stage=sf2f.PORTRAITS)
+  assert_learning(
+    system, state, first_batch(run, system.sample, seed=0), {'generator', 'identity_discriminator'}
+  )
 
 
 @pytest.mark.parametrize('variant', configs.VARIANTS)
@@ -141,7 +137,7 @@ def test_every_variant_takes_a_step(build, variant):
   run, system = build(variant, **({'model.start_from': 'elsewhere'} if fuses else {}))
   stage = sf2f.FUSION if fuses else sf2f.PORTRAITS
   state = jax.eval_shape(system.init, jax.random.key(0)).replace(stage=stage)
-  new, metrics = jax.eval_shape(system.train_step, state, one_batch(run, system))
+  new, metrics = jax.eval_shape(system.train_step, state, first_batch(run, system.sample, seed=0))
   assert jax.tree.map(lambda x: x.shape, new) == jax.tree.map(lambda x: x.shape, state)
   name = variant.removesuffix('+fuser')
   player = 'fuser' if fuses else 'generator'
@@ -167,7 +163,7 @@ def test_stages_follow_the_steps_and_reset_optimisers(build):
       'model.settling_steps': 2,
     },
   )
-  state = fresh(system, sf2f.FACES)
+  state = noisy_state(system).replace(stage=sf2f.FACES)
   ones = jax.tree.map(jnp.ones_like, state.nets)
   seen = []
   for step in (0, 2, 4, 6, 8, 10):
@@ -189,7 +185,7 @@ def test_stages_follow_the_steps_and_reset_optimisers(build):
 
 def test_rates_fall_to_a_thousandth_while_the_generator_settles(build):
   _, system = build(**{'model.settling_steps': 4, 'model.learning_rate': 1e-3})
-  state = fresh(system, sf2f.SETTLING)
+  state = noisy_state(system).replace(stage=sf2f.SETTLING)
   at = {step: system._rates(state.replace(step=jnp.int32(4 + step))) for step in (0, 2, 4)}
   assert at[0]['generator'] == pytest.approx(1e-3)
   assert at[2]['image_discriminator'] == pytest.approx(1e-3 * (1 - 0.999 / 2))
@@ -204,7 +200,10 @@ def test_what_is_taken_over(build, tmp_path):
   _, second = build('64+fuser', **{'model.start_from': str(tmp_path)})
   assert second.sources == {'portraits': str(tmp_path)}
   assert second._stage_at(0) == sf2f.FUSION
-  trained, state = fresh(first, sf2f.PORTRAITS), fresh(second, sf2f.FUSION)
+  trained, state = (
+    noisy_state(first).replace(stage=sf2f.PORTRAITS),
+    noisy_state(second).replace(stage=sf2f.FUSION),
+  )
   trained = trained.replace(nets=jax.tree.map(lambda x: x + 1, trained.nets))
   nets = {
     name: {'params': net.params, 'batch_stats': net.stats} for name, net in trained.nets.items()
@@ -217,7 +216,7 @@ def test_what_is_taken_over(build, tmp_path):
     second.start(state, {'portraits': Source(tmp_path, {'encoder': {}})}, ())
 
   _, given = build('64', **{'model.facenet_weights': str(tmp_path), 'model.face_steps': 0})
-  state = fresh(given, sf2f.PORTRAITS)
+  state = noisy_state(given).replace(stage=sf2f.PORTRAITS)
   assert 'facenet' not in state.nets
   weights = jax.tree.map(lambda x: np.asarray(x) + 1, state.frozen['facenet'])
   for source in (
@@ -237,7 +236,11 @@ def test_what_is_taken_over(build, tmp_path):
 def fused(build):
   """System with a fuser, its fresh state and an evaluation batch."""
   run, system = build('64+fuser', **{'model.start_from': 'elsewhere'})
-  return system, fresh(system, sf2f.FUSION), one_batch(run, system, train=False)
+  return (
+    system,
+    noisy_state(system).replace(stage=sf2f.FUSION),
+    first_batch(run, system.sample_evaluation, pipeline.eval_batches),
+  )
 
 
 def test_evaluation_numbers(fused):
@@ -287,7 +290,7 @@ def test_generate_draws_what_evaluation_sees(fused):
 
 def test_a_longer_buffer_changes_nothing_without_fuser(build):
   _, system = build()
-  state = fresh(system, sf2f.PORTRAITS)
+  state = noisy_state(system).replace(stage=sf2f.PORTRAITS)
   wav = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
   whole, number = voice.cut(wav, 0, 198)
   inputs = {'voice': whole, 'num_samples': np.int32(number), 'lengths': np.array([130, 198])}
@@ -307,7 +310,7 @@ def test_exports(build, fused):
   with pytest.raises(errors.ConversionError, match="holds no 'voice2face_generator'"):
     system.export(state, 'voice2face_generator')
   _, baseline = build('voice2face')
-  state = fresh(baseline, sf2f.PORTRAITS)
+  state = noisy_state(baseline).replace(stage=sf2f.PORTRAITS)
   assert 'identity' in baseline.export(state, 'voice2face_discriminator')['params']
   assert 'encoder' in baseline.export(state, 'voice2face_generator')['params']
 

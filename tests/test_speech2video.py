@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from noise import noisy_variables
+from runs import build, first_batch, noisy_state
 
 from configs import speech2video as configs
 from tfg_jax import (
@@ -46,43 +47,12 @@ def config(toy_records):
   return make
 
 
-def build(config):
-  return systems.build(configuration.resolve(config), axis_name=None)
-
-
-def fresh_state(system, seed=0):
-  """A state of noise: what `init` gives, without compiling it."""
-  rng = np.random.default_rng(seed)
-  shapes = jax.eval_shape(system.init, jax.random.key(0))
-
-  def fill(path, leaf):
-    names = [str(getattr(key, 'key', getattr(key, 'name', key))) for key in path]
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      return jax.random.key(0)
-    if 'params' not in names:
-      ones = names[-1] in ('var', 'map_scales')
-      return np.full(leaf.shape, float(ones), leaf.dtype)
-    noise = rng.standard_normal(leaf.shape)
-    if names[-1] == 'scale':
-      noise = 1 + 0.1 * np.abs(noise)
-    else:
-      noise *= 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
-    return noise.astype(leaf.dtype)
-
-  return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
 @pytest.fixture(scope='module')
 def run(config):
   """The twin after a step of every stage: {stage: (state before, state after, metrics)}."""
-  resolved = configuration.resolve(config())
-  system = systems.build(resolved, axis_name=None)
-  source = records.RecordSource(resolved.data.root, 'train')
-  with pipeline.train_batches(
-    source, sample=system.sample, seed=0, **resolved.data.per_process
-  ) as batches:
-    batch = next(batches)
-  state, steps = fresh_state(system), {}
+  resolved, system = build(config())
+  batch = first_batch(resolved, system.sample, seed=0)
+  state, steps = noisy_state(system), {}
   for stage in range(3):
     before = state.replace(stage=stage)
     state, metrics = jax.jit(system.train_step)(before, batch)
@@ -337,9 +307,9 @@ def test_every_stage_of_a_published_config_can_be_traced(config, variant):
 
 def test_given_experts_are_frozen(config, tmp_path):
   folder = tmp_path / 'cpc'
-  system = build(config(**{'model.experts.weights.cpc': str(folder)}))
+  _, system = build(config(**{'model.experts.weights.cpc': str(folder)}))
   assert system.sources == {'cpc': str(folder)}
-  state = fresh_state(system)
+  state = noisy_state(system)
   assert 'cpc' not in state.nets and 'cpc' in state.frozen
   weights = jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), state.frozen['cpc'])
   converted.save(folder, weights, converted.Conversion('cpc_audio', 'x.pt', '0'))

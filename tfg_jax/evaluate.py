@@ -61,13 +61,12 @@ class Results:
     means = self.means
     who = sorted({name.split('/')[0] for name in means}, key=lambda name: name != 'ground_truth')
     metrics = list(dict.fromkeys(name.split('/')[1] for name in means))
-    lines = [f'{"":16}' + ''.join(f'{metric:>14}' for metric in metrics)]
+    widths = [max(10, len(metric)) + 2 for metric in metrics]
+    lines = [' ' * 16 + _cells(metrics, widths)]
     for row in who:
       cells = (means.get(f'{row}/{metric}') for metric in metrics)
-      lines.append(
-        f'{row.replace("_", " "):16}'
-        + ''.join(f'{"-" if cell is None else format(cell, ".4f"):>14}' for cell in cells)
-      )
+      cells = ('-' if cell is None else f'{cell:.4f}' for cell in cells)
+      lines.append(f'{row.replace("_", " "):16}' + _cells(cells, widths))
     head = f'{len(self.clip_ids)} clips of split {self.split!r}, step {self.step}:'
     return '\n'.join([head, *lines])
 
@@ -152,6 +151,10 @@ class Evaluation:
       max_clips=self._run.evaluation.max_clips,
       **self._run.data.per_process,
     )
+
+
+def _cells(cells, widths) -> str:
+  return ''.join(f'{cell:>{width}}' for cell, width in zip(cells, widths, strict=True))
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
