@@ -46,7 +46,10 @@ def test_help_does_not_import_jax():
     (('--workdir={tmp}/w', '--mode=dance'), 'mode=dance'),
     (('--workdir={tmp}/w', '--config=configs/none.py'), 'configs/none.py'),
     (('--workdir={tmp}/w', '--config=configs/talklip.py:x'), "unknown variant 'x' of talklip"),
-    (('--workdir={tmp}/w', '--config=configs/demo.py', '--config.sede=1'), 'sede'),
+    (
+      ('--workdir={tmp}/w', '--config=configs/demo.py', '--config.sede=1'),
+      "the config has no key 'sede'",
+    ),
     (
       ('--workdir={tmp}/w', '--config=configs/talklip.py:no_lip'),
       'ConfigError: data.root is empty',

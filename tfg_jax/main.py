@@ -91,7 +91,12 @@ def parse_flags(argv, values=flags.FLAGS):
     return rest
   except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
     reason = str(error).strip().splitlines()[-1].strip()  # the cause is behind what it led to
-    print(errors.ConfigError(reason, where='--config', hint='see --help'), file=sys.stderr)
+    hint = 'see --help'
+    if error.args and isinstance(error.args[0], KeyError):  # how ml_collections says it
+      key, *guess = error.args[0].args[0].splitlines()
+      reason = ' '.join([f'the config has no key {key}.', *guess])
+      hint = 'correct the flag, or add the key to the config file: flags change only what is there.'
+    print(errors.ConfigError(reason, where='--config', hint=hint), file=sys.stderr)
     sys.exit(errors.EXIT_EXPECTED_FAILURE)
 
 
