@@ -190,7 +190,7 @@ def test_the_summary_warns_of_an_expert_that_guesses(twin):
   _, system = build(twin('color'))
   results = {'expert/loss': 0.69, 'expert/in_sync': 1, 'expert/near': 0, 'expert/far': 0.5}
   said = system.summary(results)
-  assert 'cannot tell' in said and '0.690 is that of guessing (0.693)' in said
+  assert 'cannot tell' in said and '0.690 is no better than that of guessing (0.693)' in said
   said = system.summary(results | {'expert/loss': 0.3})
   assert '100% of the pairs in sync, 0% of those shifted by 1 to 2 frames and 50%' in said
 
@@ -241,6 +241,7 @@ def test_a_run_trains_is_read_again_and_knows_what_it_is(twin, variant, tmp_path
   [
     ('color', {'model.judge': 'ear'}, "model.judge is 'ear'"),
     ('color', {'model.near': -1}, 'model.near is -1'),
+    ('color', {'model.optimizer': 'newton'}, "model.optimizer is 'newton'"),
     ('color', {'model.near_share': 1.5}, 'model.near_share is 1.5'),
     ('color', {'model.evaluation_pairs': 6}, 'model.evaluation_pairs is 6'),
     ('color', {'model.size': 48}, 'model.size is 48 and model.lips.widths has 4 sizes'),

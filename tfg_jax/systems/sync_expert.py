@@ -52,6 +52,7 @@ class Settings:
   near_share: float = 0.5  # of the pairs out of sync
   evaluation_pairs: int = 24  # per clip
   margin: float = 20.0  # of SyncNet's loss: pairs out of sync further apart than this are done
+  optimizer: str = 'adam'  # or 'muon'
   learning_rate: float = 1e-4
 
   def __post_init__(self):
@@ -246,6 +247,7 @@ class SyncExpert(base.Expert):
       ConfigError: for unknown keys or values that cannot be.
     """
     settings = configuration.read_section(Settings, run.model, 'model')
+    base.optimizer(settings.optimizer)  # refused here if there is no such
     judge = _JUDGES[settings.judge].from_settings(
       settings, axis_name=axis_name, dtype=jnp.dtype(run.dtype)
     )
@@ -272,7 +274,7 @@ class SyncExpert(base.Expert):
 
   @property
   def _optimizer(self) -> optax.GradientTransformation:
-    return optax.adam(self.settings.learning_rate)
+    return base.optimizer(self.settings.optimizer)(self.settings.learning_rate, b1=0.9, b2=0.999)
 
   def start(self, state: base.State, sources: dict, batches: Iterable[dict]) -> base.State:
     """A judge of sync starts from nothing."""
@@ -376,9 +378,9 @@ class SyncExpert(base.Expert):
     loss, guessing = results['expert/loss'], self.judge.guessing
     if loss > (1 - _TELLING) * guessing:
       return (
-        f'It cannot tell what is in sync from what is not: its loss of {loss:.3f} is that of '
-        f'guessing ({guessing:.3f}). It may need more steps, more clips, or clips whose sound and '
-        'lips do belong together; as an expert it is of no use yet.'
+        f'It cannot tell what is in sync from what is not: its loss of {loss:.3f} is no better than '
+        f'that of guessing ({guessing:.3f}). It may need more steps, more clips, or clips whose '
+        'sound and lips do belong together; as an expert it is of no use yet.'
       )
     return (
       f'On clips it has not seen, it is right about {results["expert/in_sync"]:.0%} of the pairs '
