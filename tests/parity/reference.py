@@ -70,6 +70,22 @@ def network(name):
   return networks.OFFICIAL[name]()
 
 
+@functools.partial(jax.jit, static_argnums=(0,))
+def forward(module, variables, *inputs):
+  """Outputs and named intermediates of an evaluation pass."""
+  output, state = module.apply(variables, *inputs, train=False, mutable=['intermediates'])
+  return output, state['intermediates']
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def forward_training(module, variables, *inputs):
+  """Outputs, intermediates and variables after one training pass."""
+  mutable = ['intermediates', 'batch_stats']
+  output, state = module.apply(variables, *inputs, train=True, mutable=mutable)
+  updated = {'params': variables['params'], 'batch_stats': state['batch_stats']}
+  return output, state['intermediates'], updated
+
+
 def to_nchw(x):
   """(B, *space, C) to PyTorch's (B, C, *space)."""
   return np.moveaxis(np.asarray(x), -1, 1)
@@ -78,6 +94,11 @@ def to_nchw(x):
 def to_nhwc(x):
   """PyTorch's (B, C, *space) to (B, *space, C)."""
   return np.moveaxis(np.asarray(x), 1, -1)
+
+
+def thinned(x, channels=1, pixels=1):
+  """Every n-th channel and pixel, channels first, as the goldens hold them."""
+  return to_nchw(x)[:, ::channels, ::pixels, ::pixels]
 
 
 def assert_close(actual, expected, tolerance=1e-4):

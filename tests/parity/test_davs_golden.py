@@ -1,7 +1,6 @@
 """DAVS: every public network against its recorded outputs."""
 
 import collections
-import functools
 
 import jax
 import numpy as np
@@ -9,10 +8,13 @@ import pytest
 from reference import (
   assert_close,
   assert_running_statistics,
+  forward,
+  forward_training,
   golden,
   network,
   reference_tensors,
   reference_variables,
+  thinned,
   to_nchw,
   to_nhwc,
 )
@@ -30,27 +32,6 @@ pytestmark = pytest.mark.parity
 TRAIN = 2e-4
 
 
-@functools.partial(jax.jit, static_argnums=(0,))
-def forward(module, variables, *inputs):
-  """Outputs and named intermediates of an evaluation pass."""
-  output, state = module.apply(variables, *inputs, train=False, mutable=['intermediates'])
-  return output, state['intermediates']
-
-
-@functools.partial(jax.jit, static_argnums=(0,))
-def forward_training(module, variables, *inputs):
-  """Outputs, intermediates and variables after one training pass."""
-  mutable = ['intermediates', 'batch_stats']
-  output, state = module.apply(variables, *inputs, train=True, mutable=mutable)
-  updated = {'params': variables['params'], 'batch_stats': state['batch_stats']}
-  return output, state['intermediates'], updated
-
-
-def sub(x, channels=1, pixels=1):
-  """Every n-th channel and pixel, channels first, as the goldens hold them."""
-  return to_nchw(x)[:, ::channels, ::pixels, ::pixels]
-
-
 def assert_statistics(updated, arrays, name):
   """The files write dots in keys as '__'."""
   arrays = {key.replace('__', '.'): x for key, x in arrays.items()}
@@ -63,18 +44,18 @@ def test_identity_encoder():
   face = to_nhwc(arrays['in_image'])
   identity, mids = forward(network(name), variables, face)
   assert_close(identity.vector, arrays['out_id'])
-  assert_close(sub(identity.net4), arrays['out_net4'])
-  assert_close(sub(identity.net3, 8), arrays['out_net3_c8'])
-  assert_close(sub(identity.net2, 8), arrays['out_net2_c8'])
-  assert_close(sub(identity.net1, 8, 2), arrays['out_net1_c8s2'])
-  assert_close(sub(mids['block_1'][0], 8, 4), arrays['mid_block1_c8s4'])
+  assert_close(thinned(identity.net4), arrays['out_net4'])
+  assert_close(thinned(identity.net3, 8), arrays['out_net3_c8'])
+  assert_close(thinned(identity.net2, 8), arrays['out_net2_c8'])
+  assert_close(thinned(identity.net1, 8, 2), arrays['out_net1_c8s2'])
+  assert_close(thinned(mids['block_1'][0], 8, 4), arrays['mid_block1_c8s4'])
 
   identity, _, updated = forward_training(network(name), variables, face)
   assert_close(identity.vector, arrays['out_train_id'], TRAIN)
-  assert_close(sub(identity.net4, 4), arrays['out_train_net4_c4'], TRAIN)
-  assert_close(sub(identity.net3, 8), arrays['out_train_net3_c8'], TRAIN)
-  assert_close(sub(identity.net2, 8), arrays['out_train_net2_c8'], TRAIN)
-  assert_close(sub(identity.net1, 8, 2), arrays['out_train_net1_c8s2'], TRAIN)
+  assert_close(thinned(identity.net4, 4), arrays['out_train_net4_c4'], TRAIN)
+  assert_close(thinned(identity.net3, 8), arrays['out_train_net3_c8'], TRAIN)
+  assert_close(thinned(identity.net2, 8), arrays['out_train_net2_c8'], TRAIN)
+  assert_close(thinned(identity.net1, 8, 2), arrays['out_train_net1_c8s2'], TRAIN)
   assert_statistics(updated, arrays, name)
 
 
@@ -84,10 +65,10 @@ def test_lip_encoder():
   faces = video(arrays['in_video'])
   words, mids = forward(network(name), variables, faces)
   assert_close(words, arrays['out_feature'])
-  assert_close(sub(mids['before_hourglass'][0], 16, 2), arrays['mid_conv4_c16s2'])
-  assert_close(sub(mids['out_hourglass'][0], 16, 2), arrays['mid_hg_c16s2'])
-  assert_close(sub(mids['out_heat_maps'][0], 4, 2), arrays['mid_fan_c4s2'])
-  assert_close(sub(mids['folded'][0]), arrays['mid_conv6'])
+  assert_close(thinned(mids['before_hourglass'][0], 16, 2), arrays['mid_conv4_c16s2'])
+  assert_close(thinned(mids['out_hourglass'][0], 16, 2), arrays['mid_hg_c16s2'])
+  assert_close(thinned(mids['out_heat_maps'][0], 4, 2), arrays['mid_fan_c4s2'])
+  assert_close(thinned(mids['folded'][0]), arrays['mid_conv6'])
 
   later_pytorch = network(name).clone(align_corners=False)
   words, _ = forward(later_pytorch, variables, faces)
@@ -105,8 +86,8 @@ def test_mfcc_encoder():
   mfcc = arrays['in_mfcc'][:, :, 0]
   words, mids = forward(network(name), variables, mfcc)
   assert_close(words, arrays['out_feature'])
-  assert_close(sub(mids['square_2']['convolved'][0]), arrays['mid_m1_conv2'])
-  assert_close(sub(mids['tall_2']['convolved'][0]), arrays['mid_m2_conv2'])
+  assert_close(thinned(mids['square_2']['convolved'][0]), arrays['mid_m1_conv2'])
+  assert_close(thinned(mids['tall_2']['convolved'][0]), arrays['mid_m2_conv2'])
   both = mids['both'][0][..., None, None]
   assert_close(both[:, :512], arrays['mid_model1'])
   assert_close(both[:, 512:], arrays['mid_model2'])
@@ -126,17 +107,17 @@ def test_decoder():
     assert_close(image[:, :, ::4, ::4], arrays[f'{prefix}_image_s4'], tolerance)
     assert_close(image[:, :, 96:160, 96:160], arrays[f'{prefix}_image_crop'], tolerance)
     assert_close(image[:, :, :8], arrays[f'{prefix}_image_border'], tolerance)
-    assert_close(sub(mids['before_tanh'][0], 1, 4), arrays[f'{prefix}_pretanh_s4'], tolerance)
+    assert_close(thinned(mids['before_tanh'][0], 1, 4), arrays[f'{prefix}_pretanh_s4'], tolerance)
 
   image, mids = forward(network(name), variables, *inputs)
   assert_images(image, mids, 'out')
-  assert_close(sub(mids['out_root'][0]), arrays['mid_deconv1'])
+  assert_close(thinned(mids['out_root'][0]), arrays['mid_deconv1'])
   for stage, step in enumerate((1, 1, 1, 2, 4, 8), start=1):
-    assert_close(sub(mids[f'stage_{stage}'][0], 16, step), arrays[f'mid_block{stage}_c16'])
+    assert_close(thinned(mids[f'stage_{stage}'][0], 16, step), arrays[f'mid_block{stage}_c16'])
 
   later_pytorch = network(name).clone(align_corners=False)
   image, _ = forward(later_pytorch, variables, *inputs)
-  assert_close(sub(image, 1, 4), arrays['out_align_false_s4'])
+  assert_close(thinned(image, 1, 4), arrays['out_align_false_s4'])
 
   image, mids, updated = forward_training(network(name), variables, *inputs)
   assert_images(image, mids, 'out_train', TRAIN)
@@ -158,8 +139,8 @@ def test_discriminator(name):
 
   (patches, pair), mids = forward(network(name), variables, frames, arrays['in_mfcc'])
   assert_judgement(patches, pair, 'out')
-  assert_close(sub(mids['conv_4']['convolved'][0], 32), arrays['mid_conv3_c32'])
-  assert_close(sub(mids['mouth']['convolved'][0], 32), arrays['mid_crop_conv6_c32'])
+  assert_close(thinned(mids['conv_4']['convolved'][0], 32), arrays['mid_conv3_c32'])
+  assert_close(thinned(mids['mouth']['convolved'][0], 32), arrays['mid_crop_conv6_c32'])
   assert_close(mids['heard'][0][..., None, None], arrays['mid_mfcc'])
 
   (patches, pair), _, updated = forward_training(
@@ -182,7 +163,7 @@ def test_classifiers():
   assert_close(domain, arrays['out_domain_logit'])
   assert_close(jax.nn.sigmoid(domain), arrays['out_domain'])
   assert_close(logits['identity_words'], arrays['out_idlip'])
-  assert_close(sub(mids['identity_words']['convolved'][0]), arrays['mid_idlip_conv6'])
+  assert_close(thinned(mids['identity_words']['convolved'][0]), arrays['mid_idlip_conv6'])
   assert_close(mids['identity_words']['per_frame'][0], arrays['mid_idlip_fc'])
   assert_close(logits['probe'], arrays['out_id_fc'])
   assert_close(logits['persons'][:, ::8], arrays['out_face_id_s8'])

@@ -1,7 +1,5 @@
 """Wav2Lip, TalkLip's local audio encoder and the two sync judges against the official networks."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +7,12 @@ import pytest
 from reference import (
   assert_close,
   assert_running_statistics,
+  forward,
+  forward_training,
   golden,
   network,
   reference_variables,
+  thinned,
   to_nchw,
   to_nhwc,
 )
@@ -22,27 +23,6 @@ pytestmark = pytest.mark.parity
 
 # The references' own float32 noise in train mode, from their manifests: small batch variances.
 TRAIN = 2e-4
-
-
-@functools.partial(jax.jit, static_argnums=(0,))
-def forward(module, variables, *inputs):
-  """Outputs and named intermediates of an evaluation pass."""
-  output, state = module.apply(variables, *inputs, train=False, mutable=['intermediates'])
-  return output, state['intermediates']
-
-
-@functools.partial(jax.jit, static_argnums=(0,))
-def forward_training(module, variables, *inputs):
-  """Outputs, intermediates and variables after one training pass."""
-  mutable = ['intermediates', 'batch_stats']
-  output, state = module.apply(variables, *inputs, train=True, mutable=mutable)
-  updated = {'params': variables['params'], 'batch_stats': state['batch_stats']}
-  return output, state['intermediates'], updated
-
-
-def thinned(x, channels=1, pixels=1):
-  """Every n-th channel and pixel, channels first, as the goldens hold them."""
-  return to_nchw(x)[:, ::channels, ::pixels, ::pixels]
 
 
 def test_local_audio_encoder():

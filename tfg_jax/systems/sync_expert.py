@@ -378,9 +378,9 @@ class SyncExpert(base.Expert):
     loss, guessing = results['expert/loss'], self.judge.guessing
     if loss > (1 - _TELLING) * guessing:
       return (
-        f'It cannot tell what is in sync from what is not: its loss of {loss:.3f} is no better than '
-        f'that of guessing ({guessing:.3f}). It may need more steps, more clips, or clips whose '
-        'sound and lips do belong together; as an expert it is of no use yet.'
+        f'It cannot tell what is in sync from what is not: its loss of {loss:.3f} is no better '
+        f'than that of guessing ({guessing:.3f}). It may need more steps, more clips, or clips '
+        'whose sound and lips do belong together; as an expert it is of no use yet.'
       )
     return (
       f'On clips it has not seen, it is right about {results["expert/in_sync"]:.0%} of the pairs '
