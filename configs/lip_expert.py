@@ -207,7 +207,7 @@ def _puppets(variant):
       beam=5,
       ctc=0.5,
       freeze=0,
-      optimizer='muon',  # far fewer steps than the paper's Adam
+      optimizer='muon',  # the paper's is Adam
       learning_rate=3e-3,
       warmup=100,
     )
