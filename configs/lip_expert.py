@@ -150,7 +150,7 @@ def _puppets(variant):
   c.log_every = 25
   c.data = dict(
     root='',  # empty: the puppets below are made in the workdir
-    # Lips that follow the sound exactly; with variability=1 people mumble, and are read far worse.
+    # Lips that follow the sound exactly; with variability=1 they mumble, exaggerate and drift.
     puppets=dict(
       clips=1250,
       seed=0,

@@ -10,6 +10,8 @@ On talking puppets, from nothing, on a laptop:
   python -m tfg_jax.main --config=configs/sync_expert.py:puppets_color --workdir=DIR
   python -m tfg_jax.main --config=configs/sync_expert.py:puppets_syncnet --workdir=DIR
 
+With the second, SyncNet has not learnt to tell pairs apart yet; its summary says so.
+
 Numbers of `color` are those of Wav2Lip's code; SyncNet's training is not public, and its numbers
 are ours.
 """

@@ -248,6 +248,14 @@ def test_evaluate_puts_every_row_before_every_observer(
   assert float(rows[1]['generated/wer1']) == results.numbers['generated/wer1'][1]
 
 
+def test_no_number_takes_the_place_of_another():
+  own = evaluate.Results('valid', 1, ['a'], {'generated/psnr': np.ones(1)})
+  others = evaluate.Results('valid', 1, ['a'], {'generated/ssim': np.zeros(1)})
+  assert own.and_(others).means == {'generated/psnr': 1, 'generated/ssim': 0}
+  with pytest.raises(ValueError, match='generated/psnr is measured twice'):
+    own.and_(others).and_(own)
+
+
 def test_observers_that_nobody_named_are_said_to_be_missing():
   said = observers.credits(configuration.Observers())
   assert 'reader   none: --config.evaluation.observers.reader=DIR names one' in said

@@ -549,6 +549,14 @@ def test_a_file_cut_off_after_its_header_was_read(tmp_path):
     np.asarray(tensor)
 
 
+def test_a_zip_of_a_version_that_python_does_not_know(tmp_path):
+  path = save(tmp_path / 'x.pth', {'a': torch.ones(4)}, as_zip=True)
+  data = bytearray(path.read_bytes())
+  data[data.index(b'PK\1\2') + 6] = 99  # that is needed to extract the first entry
+  path.write_bytes(data)
+  refused(path, 'the zip directory is damaged or cut off', 'version 9.9')
+
+
 def test_streams_that_lie(tmp_path):
   path = save(tmp_path / 'x.pth', {'a': torch.ones(4)}, as_zip=False)
   data = path.read_bytes()

@@ -40,7 +40,13 @@ class Results:
     }
 
   def and_(self, others: 'Results') -> 'Results':
-    """With other numbers about the same clips."""
+    """With other numbers about the same clips.
+
+    Raises:
+      ValueError: if both have a number of the same name, of which one would be lost.
+    """
+    if twice := sorted(self.numbers.keys() & others.numbers.keys()):
+      raise ValueError(f'{twice[0]} is measured twice')
     return dataclasses.replace(
       self, numbers=self.numbers | others.numbers, weights=self.weights | others.weights
     )
