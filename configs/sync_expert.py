@@ -5,12 +5,12 @@ As published, on records with 96 px face boxes or 224 px frames:
   color            Wav2Lip's expert on LRS2
   syncnet          SyncNet
 
-On talking puppets, from nothing, on a laptop:
+On talking puppets, narrow, on a laptop; RECORDS may be the `puppets` of a run of lip_expert:
 
-  python -m tfg_jax.main --config=configs/sync_expert.py:puppets_color --workdir=DIR
-  python -m tfg_jax.main --config=configs/sync_expert.py:puppets_syncnet --workdir=DIR
-
-With the second, SyncNet has not learnt to tell pairs apart yet; its summary says so.
+  python -m tfg_jax.main --config=configs/sync_expert.py:puppets_color --workdir=DIR \
+    --config.data.root=RECORDS
+  python -m tfg_jax.main --config=configs/sync_expert.py:puppets_syncnet --workdir=DIR \
+    --config.data.root=RECORDS
 
 Numbers of `color` are those of Wav2Lip's code; SyncNet's training is not public, and its numbers
 are ours.
@@ -34,7 +34,7 @@ def get_config(variant='color'):
   c.log_every = 100
   c.data = dict(
     root='',
-    batch_size=64,  # one pair of each clip, as officially
+    batch_size=64,
     max_frames=160,
     height=160,
     width=160,
@@ -48,10 +48,10 @@ def get_config(variant='color'):
     size=96 if judge == 'color' else 224,
     lips={},  # empty: the official size
     speech={},
-    pairs=1,
-    near=0,
+    windows=1 if judge == 'color' else 12,  # color: one pair
+    near=0 if judge == 'color' else 3,
     near_share=0.0,
-    evaluation_pairs=24,
+    evaluation_windows=24,
     optimizer='adam',
     learning_rate=1e-4,
   )
@@ -61,16 +61,6 @@ def get_config(variant='color'):
     c.num_steps = 600
     c.log_every = 50
     c.data.update(
-      puppets=dict(
-        clips=1250,
-        seed=0,
-        identities=12,
-        frames=75,
-        size=96,
-        variability=0.0,
-        sway=0.2,
-        eval_fraction=0.05,
-      ),
       batch_size=8,
       max_frames=75,
       height=96,
@@ -79,7 +69,7 @@ def get_config(variant='color'):
     )
     c.model.update(
       size=48 if judge == 'color' else 96,
-      pairs=8,
+      windows=8 if judge == 'color' else 12,
       near=3,
       near_share=0.5,
       optimizer='muon',  # half the steps of Adam, Wav2Lip's, with `color`
@@ -109,7 +99,7 @@ def get_test_config(variant='color'):
   c.num_steps = 4
   c.log_every = 2
   c.data.update(batch_size=2, max_frames=20, height=48, width=48, workers=0)
-  c.model.update(pairs=3, near=2, near_share=0.5, evaluation_pairs=4, learning_rate=3e-3)
+  c.model.update(windows=3, near=2, near_share=0.5, evaluation_windows=4, learning_rate=3e-3)
   if c.model.judge == 'color':
     c.model.size = 24
     c.model.lips = dict(widths=(4, 8, 8, 8), residuals=(0, 1, 0))

@@ -8,6 +8,10 @@ Variants (Table 1 of the paper):
   g, g+c          global audio encoder (AV-HuBERT), the same
   no_lip          l without lip loss: L1 and adversarial
   no_lip_no_gan   l with L1 alone
+
+Each also as puppets_l, puppets_l+c and so on: narrow networks on 48 px faces of puppets, minutes
+on a laptop, with a run of configs/lip_expert.py:puppets_finetune as the expert. `tfg_jax.claims`
+trains all of them.
 """
 
 import ml_collections
@@ -23,11 +27,14 @@ _VARIANTS = {
 }
 
 
+VARIANTS = (*_VARIANTS, *(f'puppets_{name}' for name in _VARIANTS))
+
+
 def get_config(variant='g+c'):
-  """The published setting of one variant."""
-  if variant not in _VARIANTS:
-    raise ValueError(f'unknown variant {variant!r} of talklip; known: {", ".join(_VARIANTS)}')
-  audio, lip, contrastive, adversarial = _VARIANTS[variant]
+  """The setting of one variant."""
+  if variant not in VARIANTS:
+    raise ValueError(f'unknown variant {variant!r} of talklip; known: {", ".join(VARIANTS)}')
+  audio, lip, contrastive, adversarial = _VARIANTS[variant.removeprefix('puppets_')]
   c = ml_collections.ConfigDict()
   c.system = 'talklip'
   c.seed = 0
@@ -65,8 +72,10 @@ def get_config(variant='g+c'):
     b1=0.5,
     b2=0.999,
     patience=5,
+    stage_starts=(),
   )
-  c.checkpoint = dict(every=3000, keep=3, keep_best=1)
+  # The last one is used: the score, L1, does not see what the lip loss is for.
+  c.checkpoint = dict(every=3000, keep=3, keep_best=0)
   c.evaluation = dict(
     every=3000,
     split='valid',
@@ -74,7 +83,57 @@ def get_config(variant='g+c'):
     samples=4,
     observers=dict(sync='', reader='', speller='', beam=50),
   )
+  if variant.startswith('puppets'):
+    _narrow(c)
   return c
+
+
+def _narrow(c):
+  """Puppets of 96 px, as configs/lip_expert.py makes them."""
+  c.num_steps = 400
+  c.log_every = 25
+  c.data.update(max_frames=75, height=96, width=96, workers=0)
+  c.model.update(
+    # Lips lose much to the expert in five of its frames: at these weights its gradient in a face is
+    # about as long as that of L1.
+    feature_grad_mult=1.0,
+    face=dict(
+      encoder=(8, 16, 24, 32, 64),
+      encoder_residuals=(0, 0, 0, 0, 0),
+      decoder=(8, 16, 24, 32, 64),
+      decoder_residuals=(0, 0, 0, 0, 0),
+      head=8,
+    ),
+    discriminator=dict(widths=(4, 8, 16, 24, 32)),
+    contrastive_features=128,
+    max_tokens=40,
+    windows=1,
+    stage_starts=(0, 200),
+    optimizer='muon',  # gets as far as Adam, the paper's, in half the steps
+    learning_rate=3e-3,
+    final_rate=0.02,
+  )
+  if c.model.audio == 'local':
+    c.model.audio_encoder = dict(widths=(8, 16, 32, 48, 64), residuals=(0, 0, 0, 0))
+  else:
+    c.model.audio_encoder = dict(  # that of the lip expert
+      width=128,
+      depth=3,
+      mlp_width=256,
+      heads=4,
+      resnet_widths=(8, 16, 32, 64),
+      resnet_blocks=1,
+      position_taps=16,
+      position_groups=8,
+      label_width=64,
+      classes=44,
+    )
+  weights = c.model.loss
+  weights.lip *= 50  # 5e-4
+  weights.adversarial = min(weights.adversarial, 0.02)
+  c.checkpoint.update(every=100, keep=2)
+  c.evaluation.update(every=200, max_clips=20, samples=4)
+  c.evaluation.observers.beam = 5
 
 
 def get_test_config(variant='g+c'):

@@ -6,12 +6,14 @@ r"""Wav2Lip on LRS2: 160 px frames, 96 px faces, 25 fps; numbers of the official
 Variants:
   wav2lip         L1 and the sync expert
   gan             and a discriminator
+  puppets         L1 and the sync expert with narrow networks on 48 px faces of puppets, minutes
+                  on a laptop; the expert is a run of configs/sync_expert.py:puppets_color
 """
 
 import ml_collections
 
 # w_s, w_a, b1 of Adam (wav2lip_train.py, hq_wav2lip_train.py)
-_VARIANTS = {'wav2lip': (0.01, 0.0, 0.9), 'gan': (0.03, 0.07, 0.5)}
+_VARIANTS = {'wav2lip': (0.01, 0.0, 0.9), 'gan': (0.03, 0.07, 0.5), 'puppets': (0.01, 0.0, 0.5)}
 
 
 def get_config(variant='wav2lip'):
@@ -57,7 +59,33 @@ def get_config(variant='wav2lip'):
     samples=4,
     observers=dict(sync='', reader='', speller='', beam=50),
   )
+  if variant == 'puppets':
+    _narrow(c)
   return c
+
+
+def _narrow(c):
+  """As the puppets' variants of configs/talklip.py, for comparison."""
+  c.num_steps = 400
+  c.log_every = 25
+  c.data.update(batch_size=8, max_frames=75, height=96, width=96, workers=0)
+  c.model.update(
+    audio_encoder=dict(widths=(8, 16, 32, 48, 64), residuals=(0, 0, 0, 0)),
+    face=dict(
+      encoder=(8, 16, 24, 32, 64),
+      encoder_residuals=(0, 0, 0, 0, 0),
+      decoder=(8, 16, 24, 32, 64),
+      decoder_residuals=(0, 0, 0, 0, 0),
+      head=8,
+    ),
+    discriminator=dict(widths=(4, 8, 16, 24, 32)),
+    optimizer='muon',
+    learning_rate=3e-3,
+    final_rate=0.02,
+  )
+  c.checkpoint.update(every=100, keep=2, keep_best=0)
+  c.evaluation.update(every=200, max_clips=20, samples=4)
+  c.evaluation.observers.beam = 5
 
 
 def get_test_config(variant='wav2lip'):

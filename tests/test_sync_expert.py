@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from runs import build, first_batch
 
 from configs import sync_expert as configs
-from tfg_jax import configuration, errors, losses, partition, pretrained, systems, train
+from tfg_jax import configuration, errors, partition, pretrained, systems, train
 from tfg_jax.data import pipeline, records
 from tfg_jax.features import audio
 from tfg_jax.metrics import sync as sync_metrics
@@ -66,7 +66,7 @@ def test_pairs_out_of_sync_are_near_or_far_as_asked(last, start, near, is_near):
 
 
 def test_half_of_the_pairs_are_in_sync(twin, toy_records):
-  _, system = build(twin('color', **{'model.pairs': 4000, 'model.near_share': 0.25}))
+  _, system = build(twin('color', **{'model.windows': 4000, 'model.near_share': 0.25}))
   drawn = system.sample(toy_clip(toy_records), np.random.default_rng(0))
   apart = np.abs(drawn['heard'] - drawn['starts'])
   assert abs((apart == 0).mean() - 0.5) < 0.03
@@ -76,13 +76,19 @@ def test_half_of_the_pairs_are_in_sync(twin, toy_records):
   np.testing.assert_array_equal(index, drawn['starts'][:, None] + np.arange(5))
 
 
-def test_evaluation_asks_for_half_in_sync_a_quarter_near_and_a_quarter_far(twin, toy_records):
-  _, system = build(twin('color', **{'model.evaluation_pairs': 24}))
+@hypothesis.given(st.integers(1, 11), st.integers(0, 100))
+def test_windows_to_match_are_different_and_hear_themselves(twin, toy_records, count, seed):
+  _, system = build(twin('syncnet', **{'model.windows': count + 1}))
+  drawn = system.sample(toy_clip(toy_records), np.random.default_rng(seed))
+  assert len(set(drawn['starts'])) == count + 1 and (np.diff(drawn['starts']) > 0).all()
+  np.testing.assert_array_equal(drawn['heard'], drawn['starts'])
+
+
+def test_a_clip_with_fewer_windows_than_asked_for_gives_some_of_them_twice(twin, toy_records):
+  _, system = build(twin('color', **{'model.evaluation_windows': 24}))
   drawn = system.sample_evaluation(toy_clip(toy_records), np.random.default_rng(0))
-  apart = np.abs(drawn['heard'] - drawn['starts'])
-  assert (apart[:12] == 0).all()
-  assert ((apart[12:18] > 0) & (apart[12:18] <= 2)).all()
-  assert (apart[18:] > 2).all()
+  assert drawn['starts'].shape == (24,) and set(drawn['starts']) <= set(range(12))
+  np.testing.assert_array_equal(drawn['heard'], drawn['starts'])
 
 
 def test_a_clip_that_is_too_short_is_named(twin, toy_records):
@@ -138,61 +144,93 @@ def test_syncnet_sees_five_whole_frames_and_their_cepstra(twin):
 # --------------------------------------------------------------------------------------------------
 
 
-def test_contrastive_loss_of_pairs_by_hand():
-  a, b = jnp.zeros((3, 2)), jnp.array([[3.0, 4], [3, 4], [30, 40]])
-  label = jnp.array([1, 0, 0])
-  loss = losses.pair_contrastive(a, b, label, margin=20)
-  assert float(loss) == pytest.approx((5**2 / 2 + 15**2 / 2 + 0) / 3)
-  grad = jax.grad(lambda b: losses.pair_contrastive(a[:2], b, label[:2], margin=20))
-  np.testing.assert_allclose(grad(jnp.zeros((2, 2))), 0)  # finite where the distance is 0
-  np.testing.assert_allclose(grad(b[:2])[0], b[0] / 2)
+def one_clip(*rows):
+  """(1, K, D) embeddings."""
+  return jnp.asarray(rows, jnp.float32)[None]
 
 
-def test_pairs_of_a_repeated_batch_are_learnt(trained_one):
+def apart(starts, heard):
+  return sync_expert._apart({'starts': jnp.asarray([starts]), 'heard': jnp.asarray([heard])})
+
+
+def test_frames_from_lips_to_sounds():
+  np.testing.assert_array_equal(apart([2, 5], [2, 9]), [[[0, 7], [-3, 4]]])
+
+
+def test_pairs_are_judged_by_their_cosine():
+  judge = sync_expert.Color(None, 24)
+  lips, speech = one_clip([1, 0], [0.6, 0.8]), one_clip([0.8, 0.6], [1, 0])
+  # 0.8 in sync, which is right; 0.6 out of sync, which is wrong.
+  loss, right = judge.loss(lips, speech, apart([3, 7], [3, 1]))
+  assert float(loss) == pytest.approx(-(np.log(0.8) + np.log(1 - 0.6)) / 2, rel=1e-5)
+  assert float(right) == 0.5
+
+
+def test_windows_are_matched_by_distance_both_ways():
+  judge = sync_expert.SyncNet(None, 24)
+  lips, speech = one_clip([0, 0], [3, 4]), one_clip([0, 1], [3, 0])
+  distances = np.array([[1, 3], [np.hypot(3, 3), 4]])  # of lips (rows) to speech
+  np.testing.assert_allclose(judge.similarity(lips, speech)[0], -distances, rtol=1e-6)
+  likely = np.exp(-distances)
+  found = np.diagonal(likely / likely.sum(1, keepdims=True)), np.diagonal(likely / likely.sum(0))
+  loss, right = judge.loss(lips, speech, apart([3, 7], [3, 7]))
+  assert float(loss) == pytest.approx(-np.log(found).mean(), rel=1e-5)
+  assert float(right) == 1.0
+  same = one_clip([1, 2], [1, 2])
+  gradient = jax.grad(lambda x: judge.loss(x, same, apart([0, 1], [0, 1]))[0])(same)
+  assert np.isfinite(gradient).all()  # where distances are 0
+
+
+def test_what_is_learnt_of_a_repeated_batch(trained_one):
   _, system, first, last, _ = trained_one
   assert last['loss'] < 0.5 * first['loss']
   assert last['accuracy'] > 0.8
   assert set(last) == {'loss', 'accuracy', 'grad_norm'}
 
 
-def test_evaluation_tells_the_kinds_of_pairs_apart(trained_one):
+def test_evaluation_tells_near_sounds_from_far_ones(trained_one):
+  """Every answer by hand, window by window."""
   run, system, _, _, state = trained_one
   batch = first_batch(run, system.sample_evaluation, pipeline.eval_batches)
   numbers = jax.device_get(jax.jit(system.eval_step)(state, batch))
-  assert set(numbers) == {f'expert/{x}' for x in ('loss', 'accuracy', 'in_sync', 'near', 'far')}
-  np.testing.assert_allclose(
-    numbers['expert/accuracy'],
-    numbers['expert/in_sync'] / 2 + (numbers['expert/near'] + numbers['expert/far']) / 4,
-    rtol=1e-6,
-  )
-  # The answers are the network's: each one by hand.
+  assert set(numbers) == {f'expert/{x}' for x in ('loss', 'accuracy', 'near', 'far')}
   net = state.nets['expert']
-  embedded = system.judge.module.apply(
+  lips, speech = system.judge.module.apply(
     {'params': net.params, 'batch_stats': net.stats}, *system._inputs(batch), train=False
   )
-  answers = np.asarray(system.judge.in_sync(*embedded)).reshape(2, 4)
-  np.testing.assert_array_equal(numbers['expert/in_sync'], answers[:, :2].mean(1))
-  np.testing.assert_array_equal(numbers['expert/near'], ~answers[:, 2])
-  np.testing.assert_array_equal(numbers['expert/far'], ~answers[:, 3])
+  for clip, starts in enumerate(batch['starts']):
+    a, b = (np.asarray(x).reshape(2, 4, -1)[clip] for x in (lips, speech))
+    answers = {'near': [], 'far': []}
+    for i in range(4):
+      for j in range(4):
+        if i != j:
+          if system.settings.judge == 'color':
+            preferred = a[i] @ b[i] > a[i] @ b[j]
+          else:
+            preferred = np.linalg.norm(a[i] - b[i]) < np.linalg.norm(a[i] - b[j])
+          kind = 'near' if abs(starts[i] - starts[j]) <= system.settings.near else 'far'
+          answers[kind].append(preferred)
+    for kind, found in answers.items():
+      assert numbers[f'expert/{kind}'][clip] == pytest.approx(np.mean(found))
+    together = answers['near'] + answers['far']
+    assert numbers['expert/accuracy'][clip] == pytest.approx(np.mean(together))
 
 
-def test_guessing_costs_what_the_summary_takes_it_for(twin):
-  label = jnp.array([1, 0])
-  _, color = build(twin('color'))
-  half = jnp.array([[1.0, 0], [1, 0]]), jnp.array([[0.5, 3**0.5 / 2], [0.5, 3**0.5 / 2]])
-  assert float(color.judge.loss(*half, label)) == pytest.approx(color.judge.guessing, abs=1e-3)
-  _, net = build(twin('syncnet'))
-  costs = [float(net.judge.loss(jnp.zeros((2, 1)), jnp.full((2, 1), x), label)) for x in range(21)]
-  assert min(costs) == pytest.approx(net.judge.guessing)
+@pytest.mark.parametrize('judge', ['color', 'syncnet'])
+def test_guessing_costs_what_the_summary_takes_it_for(judge):
+  judge = {'color': sync_expert.Color, 'syncnet': sync_expert.SyncNet}[judge](None, 24)
+  alike = jnp.full((1, 6, 6), 0.5)
+  own = jnp.eye(6, dtype=bool)[None]
+  assert float(judge.evaluate(alike, own)[0]) == pytest.approx(judge.guessing(6), rel=1e-5)
 
 
 def test_the_summary_warns_of_an_expert_that_guesses(twin):
   _, system = build(twin('color'))
-  results = {'expert/loss': 0.69, 'expert/in_sync': 1, 'expert/near': 0, 'expert/far': 0.5}
+  results = {'expert/loss': 0.69, 'expert/near': 0.6, 'expert/far': 0.9}
   said = system.summary(results)
   assert 'cannot tell' in said and '0.690 is no better than that of guessing (0.693)' in said
   said = system.summary(results | {'expert/loss': 0.3})
-  assert '100% of the pairs in sync, 0% of those shifted by 1 to 2 frames and 50%' in said
+  assert '1 to 2 frames off in 60% and to one further off in 90% of the cases' in said
 
 
 @pytest.mark.end_to_end
@@ -243,7 +281,8 @@ def test_a_run_trains_is_read_again_and_knows_what_it_is(twin, variant, tmp_path
     ('color', {'model.near': -1}, 'model.near is -1'),
     ('color', {'model.optimizer': 'newton'}, "model.optimizer is 'newton'"),
     ('color', {'model.near_share': 1.5}, 'model.near_share is 1.5'),
-    ('color', {'model.evaluation_pairs': 6}, 'model.evaluation_pairs is 6'),
+    ('color', {'model.evaluation_windows': 1}, 'model.evaluation_windows is 1'),
+    ('syncnet', {'model.windows': 1}, 'model.windows is 1'),
     ('color', {'model.size': 48}, 'model.size is 48 and model.lips.widths has 4 sizes'),
     (
       'color',

@@ -57,7 +57,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       workdir / 'checkpoints',
       options=ocp.CheckpointManagerOptions(
-        best_fn=_score,
+        best_fn=_score if settings.keep_best else None,
         best_mode='min',
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
         step_format_fixed_length=12,
@@ -80,7 +80,7 @@ class Checkpoints:
 
   @property
   def best_step(self) -> int | None:
-    """The saved step with the lowest score; the latest where none has a score yet."""
+    """The saved step with the lowest score; the latest where none has one or none is kept."""
     best = self._manager.best_step()
     return self.latest_step if best is None else best
 

@@ -75,20 +75,6 @@ def cosine_bce(audio, video, label, mask=None, *, axis_name: str | None = None):
   return masked_mean(loss, mask, axis_name=axis_name)
 
 
-def pair_contrastive(a, b, label, *, margin: float, axis_name: str | None = None):
-  """Contrastive loss of pairs (Chopra et al., CVPR 2005), as in SyncNet's paper.
-
-  1/2 y d^2 + 1/2 (1 - y) max(margin - d, 0)^2, the mean over (N,) pairs with labels y, 1 where they
-  belong together; d is the distance of their embeddings, (N, D) each.
-  """
-  label = label.astype(jnp.float32)
-  square = jnp.square(a - b).sum(-1)
-  # The square root has no gradient at 0, where a pair that belongs together should get.
-  apart = jnp.maximum(margin - jnp.sqrt(jnp.maximum(square, 1e-12)), 0)
-  loss = (label * square + (1 - label) * jnp.square(apart)) / 2
-  return masked_mean(loss, axis_name=axis_name)
-
-
 def _clamped_log(x):
   """max(log x, -100) for x in [0, 1], with gradient 0 where the clamp acts."""
   positive = x > 0

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from tfg_jax import configuration, errors, losses
 from tfg_jax.features import video as video_features
@@ -72,6 +73,19 @@ def pose_and_identity(target, identity):
 # --------------------------------------------------------------------------------------------------
 # Training
 # --------------------------------------------------------------------------------------------------
+
+
+def optimizer(settings, num_steps: int, *, kind: str, rate: float) -> optax.GradientTransformation:
+  """That of one player, whose learning rate goes down a cosine to `settings.final_rate` of `rate`.
+
+  Args:
+    settings: with the fields final_rate, b1 and b2.
+    num_steps: of the run.
+    kind: see `base.optimizer`.
+    rate: at the start.
+  """
+  schedule = optax.cosine_decay_schedule(rate, num_steps, alpha=settings.final_rate)
+  return base.optimizer(kind)(schedule, settings.b1, settings.b2)
 
 
 def build_discriminator(settings: Mapping[str, Any], face: FaceUNet, dtype) -> QualityDiscriminator:

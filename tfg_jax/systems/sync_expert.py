@@ -2,16 +2,18 @@
 
 color          lower halves of face crops and log-mel; the cosine of the embeddings is the
                probability of sync (Prajwal et al., ACM MM 2020). Wav2Lip learns from it.
+               It learns from pairs, half of them in sync; of the others some are shifted by a few
+               frames (near), which is hard, and some by more (far), always within the same clip.
 syncnet        whole frames and MFCC; the distance of the embeddings is small in sync (Chung and
-               Zisserman, ACCV workshop 2016). LSE-C and LSE-D are measured with it.
-Pairs          half in sync; of the others some are shifted by a few frames (near), which is hard,
-               and some by more (far), always within the same clip
+               Zisserman, ACCV workshop 2016). LSE-C and LSE-D are measured with it. It learns to
+               match each of some windows of a clip with its own sound among theirs (Chung, Chung
+               and Kang, ICASSP 2019).
 
 Numbers are those of Rudrabha/Wav2Lip `color_syncnet_train.py`.
 
 Departures     There, any shift is as likely as any other: `near=0`. SyncNet's training code is not
-               public; the loss is that of its paper, with a margin on the scale of its published
-               distances.
+               public. The loss of its paper, of pairs with a margin, did not learn on puppets:
+               the streams first move apart as a whole, and stay there. Matching does.
 """
 
 import dataclasses
@@ -35,8 +37,7 @@ from tfg_jax.systems.sources import Source
 
 WINDOW_FRAMES = sync_metrics.WINDOW_FRAMES  # of both judges
 _PUBLIC = {'color_syncnet': 'color', 'syncnet_v2': 'syncnet'}  # network -> judge
-# The loss of somebody who always says 50 %, and how near to it a judge has learnt nothing.
-_GUESSING, _TELLING = 0.693, 0.02
+_TELLING = 0.02  # a judge whose loss is as near to that of guessing has learnt nothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,10 @@ class Settings:
   size: int  # of the face crops (color), or that whole frames are scaled to (syncnet); pixels
   lips: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the lip stream
   speech: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  pairs: int = 8  # per clip and step
+  windows: int = 8  # per clip and step: pairs of color, or those that syncnet matches
   near: int = 5  # frames; most of a near shift
-  near_share: float = 0.5  # of the pairs out of sync
-  evaluation_pairs: int = 24  # per clip
-  margin: float = 20.0  # of SyncNet's loss: pairs out of sync further apart than this are done
+  near_share: float = 0.5  # of color's pairs out of sync
+  evaluation_windows: int = 24  # per clip
   optimizer: str = 'adam'  # or 'muon'
   learning_rate: float = 1e-4
 
@@ -60,7 +60,12 @@ class Settings:
       ('judge', self.judge in _JUDGES, f'use one of {", ".join(map(repr, _JUDGES))}'),
       ('near', self.near >= 0, 'use 0 or more'),
       ('near_share', 0 <= self.near_share <= 1, 'use 0 to 1'),
-      ('evaluation_pairs', self.evaluation_pairs % 4 == 0, 'use a multiple of 4'),
+      (
+        'windows',
+        self.windows > 1 or self.judge == 'color',
+        'one cannot be matched; use 2 or more',
+      ),
+      ('evaluation_windows', self.evaluation_windows > 1, 'use 2 or more'),
     ):
       if not true:
         raise errors.ConfigError(
@@ -74,7 +79,6 @@ class Color:
 
   module: syncnet.ColorSyncNet
   size: int
-  guessing = _GUESSING  # the loss of somebody who cannot tell
 
   @classmethod
   def from_settings(cls, settings: Settings, **shared) -> 'Color':
@@ -123,13 +127,37 @@ class Color:
     mel = audio_features.mel_windows(batch['wav'], batch['num_samples'], times, lead=0.0)
     return mel.reshape(-1, *mel.shape[2:])[..., None]
 
-  def loss(self, lips, speech, label, *, axis_name: str | None = None):
-    """Of embeddings (N, D) with labels (N,), 1 in sync."""
-    return losses.cosine_bce(speech, lips, label, axis_name=axis_name)
+  def draw(self, rng, last: int, settings: Settings):
+    """Starts (K,) of lip windows, 0 to `last`, and of the sound that is paired with each."""
+    starts = rng.integers(last + 1, size=settings.windows)
+    together = rng.random(settings.windows) < 0.5
+    near = rng.random(settings.windows) < settings.near_share
+    heard = [
+      start if same else _elsewhere(rng, start, last, settings.near, is_near)
+      for start, same, is_near in zip(starts, together, near, strict=True)
+    ]
+    return starts, np.asarray(heard)
 
-  def in_sync(self, lips, speech):
-    """(N,) bool."""
-    return (lips * speech).sum(-1) > 0.5
+  def loss(self, lips, speech, apart, *, axis_name: str | None = None):
+    """Of the pairs of embeddings (B, K, D); and the share of right answers. See `SyncExpert`."""
+    label = jnp.diagonal(apart, axis1=1, axis2=2).reshape(-1) == 0
+    lips, speech = (x.reshape(len(label), -1) for x in (lips, speech))
+    right = ((lips * speech).sum(-1) > 0.5) == label
+    return losses.cosine_bce(speech, lips, label, axis_name=axis_name), right.mean()
+
+  def similarity(self, lips, speech):
+    """(B, K, K) of windows (B, K, D) with all sounds of their clips."""
+    return jnp.einsum('bid,bjd->bij', lips, speech)
+
+  def evaluate(self, similarity, own):
+    """(B,) losses of a clip's windows, as many in sync as out of sync; `own` where they are."""
+    loss = -jnp.log(jnp.maximum(jnp.where(own, similarity, 1 - similarity), 1e-7))
+    return (_mean(loss, own) + _mean(loss, ~own)) / 2
+
+  def guessing(self, windows: int) -> float:
+    """The loss of somebody who always says 50 %."""
+    del windows
+    return float(np.log(2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +166,6 @@ class SyncNet:
 
   module: syncnet.SyncNetV2
   size: int
-  margin: float = 20.0
 
   @classmethod
   def from_settings(cls, settings: Settings, **shared) -> 'SyncNet':
@@ -156,12 +183,7 @@ class SyncNet:
 
     lips = stream(syncnet.lip_stream, settings.lips, 'model.lips', size=settings.size)
     speech = stream(syncnet.speech_stream, settings.speech, 'model.speech')
-    return cls(syncnet.SyncNetV2(lips, speech), settings.size, settings.margin)
-
-  @property
-  def guessing(self) -> float:
-    """The least loss of somebody who puts all pairs at one distance."""
-    return self.margin**2 / 8
+    return cls(syncnet.SyncNetV2(lips, speech), settings.size)
 
   def inputs(self, batch: base.Batch, index, times):
     """What the network reads, (N, 5, S, S, 3) and (N, 13, 20, 1); see `Color.inputs`."""
@@ -174,13 +196,35 @@ class SyncNet:
     )
     return lips, speech.reshape(-1, *speech.shape[2:])
 
-  def loss(self, lips, speech, label, *, axis_name: str | None = None):
-    """Of embeddings (N, D) with labels (N,), 1 in sync."""
-    return losses.pair_contrastive(lips, speech, label, margin=self.margin, axis_name=axis_name)
+  def draw(self, rng, last: int, settings: Settings):
+    """Starts (K,) of different windows, 0 to `last`, and of their own sound."""
+    starts = _different(rng, last, settings.windows)
+    return starts, starts
 
-  def in_sync(self, lips, speech):
-    """(N,) bool."""
-    return jnp.square(lips - speech).sum(-1) < (self.margin / 2) ** 2
+  def loss(self, lips, speech, apart, *, axis_name: str | None = None):
+    """Of embeddings (B, K, D); and the share of windows that find their sound."""
+    similarity, own = self.similarity(lips, speech), apart == 0
+    found = jnp.take_along_axis(own, similarity.argmax(2)[..., None], axis=2)
+    return losses.masked_mean(self.evaluate(similarity, own), axis_name=axis_name), found.mean()
+
+  def similarity(self, lips, speech):
+    """(B, K, K) of windows (B, K, D) with all sounds of their clips."""
+    square = jnp.square(lips[:, :, None] - speech[:, None]).sum(-1)
+    return -jnp.sqrt(jnp.maximum(square, 1e-12))  # the root has no gradient at 0
+
+  def evaluate(self, similarity, own):
+    """(B,) losses of matching a clip's windows with their sounds, and these with those."""
+    right = jax.nn.log_softmax(similarity, 1) + jax.nn.log_softmax(similarity, 2)
+    return -_mean(right, own) / 2
+
+  def guessing(self, windows: int) -> float:
+    """The loss of somebody for whom all of a clip's windows are alike."""
+    return float(np.log(windows))
+
+
+def _mean(values, mask):
+  """(B, K, K) to (B,), over those that count."""
+  return (values * mask).sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1)
 
 
 Judge = Color | SyncNet
@@ -297,41 +341,25 @@ class SyncExpert(base.Expert):
 
   def sample(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """`starts` (K,) of lip windows and `heard` (K,) of their sound, frames; and those frames."""
-    settings, last = self.settings, _last_start(clip)
-    starts = rng.integers(last + 1, size=settings.pairs)
-    together = rng.random(settings.pairs) < 0.5
-    near = rng.random(settings.pairs) < settings.near_share
-    heard = [
-      start if same else _elsewhere(rng, start, last, settings.near, is_near)
-      for start, same, is_near in zip(starts, together, near, strict=True)
-    ]
-    return _pairs(starts, heard)
+    return _windows(*self.judge.draw(rng, _last_start(clip), self.settings))
 
   def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The same, of half the pairs in sync, a quarter near and a quarter far."""
-    settings, last = self.settings, _last_start(clip)
-    quarter = settings.evaluation_pairs // 4
-    starts = rng.integers(last + 1, size=settings.evaluation_pairs)
-    heard = [
-      *starts[: 2 * quarter],
-      *(_elsewhere(rng, x, last, settings.near, True) for x in starts[2 * quarter : 3 * quarter]),
-      *(_elsewhere(rng, x, last, settings.near, False) for x in starts[3 * quarter :]),
-    ]
-    return _pairs(starts, heard)
+    """The same, of different windows and their own sound."""
+    starts = _different(rng, _last_start(clip), self.settings.evaluation_windows)
+    return _windows(starts, starts)
 
   def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
-    """One update on the batch's pairs."""
+    """One update on the batch's windows."""
     net = state.nets['expert']
-    lips, speech = self._inputs(batch)
-    label = (batch['starts'] == batch['heard']).reshape(-1)
+    inputs, apart = self._inputs(batch), _apart(batch)
 
     def loss(params):
       variables = {'params': params, 'batch_stats': net.stats}
       embedded, updated = self.judge.module.apply(
-        variables, lips, speech, train=True, mutable=['batch_stats']
+        variables, *inputs, train=True, mutable=['batch_stats']
       )
-      value = self.judge.loss(*embedded, label, axis_name=self.axis_name)
-      right = (self.judge.in_sync(*embedded) == label).mean()
+      embedded = [x.reshape(*batch['starts'].shape, -1) for x in embedded]
+      value, right = self.judge.loss(*embedded, apart, axis_name=self.axis_name)
       return value, ({'loss': value, 'accuracy': right}, updated['batch_stats'])
 
     grads, (metrics, stats) = jax.grad(loss, has_aux=True)(net.params)
@@ -350,32 +378,31 @@ class SyncExpert(base.Expert):
   # ------------------------------------------------------------------------------------------------
 
   def eval_step(self, state: base.State, batch: base.Batch) -> base.Metrics:
-    """How well pairs are told apart, (B,) each.
+    """How well windows and sounds are told apart, (B,) each.
 
-    `loss` of all pairs, `accuracy` of the answers in sync or not, over all pairs, and over those
-    `in_sync`, `near` and `far`.
+    `loss` is that of the judge. Of all pairs of a window and another one's sound, `accuracy` is the
+    share in which its own fits better; `near` and `far` are that of sounds up to `near` frames off
+    and further off. 0.5 is guessing.
     """
     net = state.nets['expert']
-    lips, speech = self.judge.module.apply(
+    embedded = self.judge.module.apply(
       {'params': net.params, 'batch_stats': net.stats}, *self._inputs(batch), train=False
     )
-    label = batch['starts'] == batch['heard']
-    clips, pairs = label.shape
-    per_pair = jax.vmap(lambda a, b, y: self.judge.loss(a[None], b[None], y[None]))
-    value = per_pair(lips, speech, label.reshape(-1)).reshape(clips, pairs).mean(1)
-    right = (self.judge.in_sync(lips, speech).reshape(clips, pairs) == label).astype(jnp.float32)
-    quarter = pairs // 4
+    similarity = self.judge.similarity(*(x.reshape(*batch['starts'].shape, -1) for x in embedded))
+    apart = _apart(batch)
+    preferred = jnp.diagonal(similarity, axis1=1, axis2=2)[..., None] > similarity
+    near = abs(apart) <= self.settings.near
     return {
-      'expert/loss': value,
-      'expert/accuracy': right.mean(1),
-      'expert/in_sync': right[:, : 2 * quarter].mean(1),
-      'expert/near': right[:, 2 * quarter : 3 * quarter].mean(1),
-      'expert/far': right[:, 3 * quarter :].mean(1),
+      'expert/loss': self.judge.evaluate(similarity, apart == 0),
+      'expert/accuracy': _mean(preferred, apart != 0),
+      'expert/near': _mean(preferred, (apart != 0) & near),
+      'expert/far': _mean(preferred, ~near),
     }
 
   def summary(self, results: dict[str, float]) -> str:
     """Says what the numbers of `eval_step` mean."""
-    loss, guessing = results['expert/loss'], self.judge.guessing
+    loss = results['expert/loss']
+    guessing = self.judge.guessing(self.settings.evaluation_windows)
     if loss > (1 - _TELLING) * guessing:
       return (
         f'It cannot tell what is in sync from what is not: its loss of {loss:.3f} is no better '
@@ -383,9 +410,9 @@ class SyncExpert(base.Expert):
         'whose sound and lips do belong together; as an expert it is of no use yet.'
       )
     return (
-      f'On clips it has not seen, it is right about {results["expert/in_sync"]:.0%} of the pairs '
-      f'in sync, {results["expert/near"]:.0%} of those shifted by 1 to {self.settings.near} frames '
-      f'and {results["expert/far"]:.0%} of those further off.'
+      'On clips it has not seen, it prefers the sound that belongs to the lips to one that is 1 '
+      f'to {self.settings.near} frames off in {results["expert/near"]:.0%} and to one further off '
+      f'in {results["expert/far"]:.0%} of the cases.'
     )
 
   def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
@@ -417,9 +444,19 @@ def _elsewhere(rng, start: int, last: int, near: int, is_near: bool) -> int:
   return rng.choice(wanted if len(wanted) else others)
 
 
-def _pairs(starts, heard):
+def _different(rng, last: int, count: int):
+  """(count,) starts in order, all different as far as there are so many."""
+  return np.sort(rng.choice(last + 1, count, replace=count > last + 1))
+
+
+def _windows(starts, heard):
   return {
     'starts': np.asarray(starts, np.int32),
     'heard': np.asarray(heard, np.int32),
     'frame_index': (starts[:, None] + np.arange(WINDOW_FRAMES)).reshape(-1).astype(np.int32),
   }
+
+
+def _apart(batch: base.Batch):
+  """(B, K, K) frames from lip windows to the sounds of their clip; 0 where they are in sync."""
+  return batch['heard'][:, None] - batch['starts'][:, :, None]

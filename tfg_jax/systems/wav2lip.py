@@ -54,7 +54,9 @@ class Settings:
   evaluation_windows: int = 8
   loss: LossWeights = LossWeights()
   switch_below: float = 0.75  # sync loss of an evaluation that turns the sync loss on
-  learning_rate: float = 1e-4
+  optimizer: str = 'adam'  # of the generator; or 'muon'
+  learning_rate: float = 1e-4  # of both players
+  final_rate: float = 1.0  # of the learning rate, at num_steps, down a cosine; officially constant
   b1: float = 0.9  # officially 0.5 beside a discriminator
   b2: float = 0.999
 
@@ -66,6 +68,7 @@ class Wav2Lip:
   settings: Settings
   generator: networks.Wav2Lip
   discriminator: QualityDiscriminator
+  num_steps: int
   axis_name: str | None = None
 
   score = 'generated/l1'
@@ -95,7 +98,8 @@ class Wav2Lip:
       configuration.build_module(FaceUNet, settings.face, 'model.face', **shared),
     )
     discriminator = mouths.build_discriminator(settings.discriminator, generator.image, dtype)
-    return cls(settings, generator, discriminator, axis_name)
+    base.optimizer(settings.optimizer)  # refused here if there is no such
+    return cls(settings, generator, discriminator, run.num_steps, axis_name)
 
   # ------------------------------------------------------------------------------------------------
   # State
@@ -108,11 +112,13 @@ class Wav2Lip:
     mel = jnp.zeros((1, audio_features.MEL_BINS, audio_features.MEL_WINDOW, 1))
     variables = self.generator.init(generator_key, faces, mel, train=False)
     nets = {
-      'generator': base.Net.create(variables['params'], variables['batch_stats'], self._optimizer)
+      'generator': base.Net.create(
+        variables['params'], variables['batch_stats'], self._optimizer('generator')
+      )
     }
     if self.settings.loss.adversarial:
       judge = self.discriminator.init(discriminator_key, faces[..., :3])
-      nets['discriminator'] = base.Net.create(judge['params'], {}, self._optimizer)
+      nets['discriminator'] = base.Net.create(judge['params'], {}, self._optimizer('discriminator'))
     return base.State.create(key, nets)
 
   @property
@@ -120,10 +126,10 @@ class Wav2Lip:
     """S, the side of a face crop in pixels."""
     return self.generator.image.image_size
 
-  @property
-  def _optimizer(self) -> optax.GradientTransformation:
+  def _optimizer(self, player: str) -> optax.GradientTransformation:
     settings = self.settings
-    return optax.adam(settings.learning_rate, settings.b1, settings.b2)
+    kind = settings.optimizer if player == 'generator' else 'adam'
+    return mouths.optimizer(settings, self.num_steps, kind=kind, rate=settings.learning_rate)
 
   @property
   def sources(self) -> dict[str, str]:
@@ -223,7 +229,9 @@ class Wav2Lip:
     grads, stats, metrics = base.mean_over_devices((grads, stats, metrics), self.axis_name)
     metrics |= {f'{name[0]}/grad_norm': base.global_norm(x) for name, x in grads.items()}
     nets = {
-      name: net.update(grads[name], self._optimizer, stats=stats if name == 'generator' else None)
+      name: net.update(
+        grads[name], self._optimizer(name), stats=stats if name == 'generator' else None
+      )
       for name, net in state.nets.items()
     }
     return state.replace(nets=nets), metrics

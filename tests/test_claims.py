@@ -1,0 +1,280 @@
+"""Claims: jobs that run once and in order, differences that are more than chance, the study."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import hypothesis
+import ml_collections
+import numpy as np
+import pytest
+from absl import flags
+from hypothesis import strategies as st
+
+from tfg_jax import configuration, errors, main, systems
+from tfg_jax.claims import comparison, jobs, talklip
+from tfg_jax.claims.comparison import Claim
+from tfg_jax.claims.jobs import Job
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# --------------------------------------------------------------------------------------------------
+# Jobs
+# --------------------------------------------------------------------------------------------------
+
+_SCRIPT = """
+import pathlib, sys
+folder, *needs = map(pathlib.Path, sys.argv[1:])
+assert all(x.exists() for x in needs), needs
+with folder.open('a') as file:
+  file.write('ran ')
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path):
+  """A folder whose module `touch` writes into its first argument if all others exist."""
+  (tmp_path / 'touch.py').write_text(_SCRIPT)
+  (tmp_path / 'fail.py').write_text("raise SystemExit('the disk is full')")
+  return tmp_path
+
+
+def touching(folder, name, *needs):
+  files = (str(folder / f'{x}.txt') for x in (name, *needs))
+  return Job(name, ('touch', *files), needs)
+
+
+def test_jobs_run_after_what_they_need_and_only_once(workplace, capsys):
+  workdir = workplace / 'work'
+  todo = [touching(workplace, 'c', 'a', 'b'), *(touching(workplace, x) for x in 'ab')]
+  finished = jobs.run(todo, workdir, at_once=2, folder=workplace)
+  assert set(finished.seconds) == {'a', 'b', 'c'}
+  said = capsys.readouterr().out
+  assert said.index('c: started') > max(said.index(f'{x}: done') for x in 'ab')
+  assert 'touch' in (workdir / 'a.log').read_text()
+  jobs.run([*todo, touching(workplace, 'd', 'c')], workdir, at_once=1, folder=workplace)
+  assert (workplace / 'a.txt').read_text() == 'ran '
+  assert 'a: started' not in capsys.readouterr().out
+
+
+def test_a_job_done_with_other_settings_is_named(workplace):
+  workdir = workplace / 'work'
+  jobs.run([touching(workplace, 'a')], workdir, at_once=1, folder=workplace)
+  other = Job('a', ('touch', str(workplace / 'else.txt')))
+  with pytest.raises(errors.ConfigError, match='a has been done with other settings: .*else.txt'):
+    jobs.run([other], workdir, at_once=1, folder=workplace)
+
+
+def test_a_job_that_fails_shows_the_end_of_its_log(workplace):
+  with pytest.raises(errors.TrainingError, match='x ended with code 1:(.|\n)*the disk is full'):
+    jobs.run([Job('x', ('fail',))], workplace / 'work', at_once=1, folder=workplace)
+  assert not (workplace / 'work' / 'jobs.json').exists()
+
+
+@pytest.mark.faults
+def test_ctrl_c_asks_the_processes_to_save_and_waits_for_them(workplace):
+  (workplace / 'slow.py').write_text(
+    'import pathlib, signal, sys, time\n'
+    'def end(*_):\n'
+    '  pathlib.Path(sys.argv[1]).write_text("saved")\n'
+    '  sys.exit(0)\n'
+    'signal.signal(signal.SIGTERM, end)\n'
+    'pathlib.Path(sys.argv[2]).touch()\n'
+    'while True: time.sleep(0.05)\n'
+  )
+  saved, began = workplace / 'saved', workplace / 'began'
+  program = (
+    'import pathlib, signal\n'
+    'from tfg_jax.claims import jobs\n'
+    'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+    f'job = jobs.Job("x", ("slow", {str(saved)!r}, {str(began)!r}))\n'
+    f'folder = pathlib.Path({str(workplace)!r})\n'
+    'jobs.run([job], folder / "work", at_once=1, folder=folder)\n'
+  )
+  process = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stderr=subprocess.PIPE)
+  for _ in range(600):
+    if began.exists():
+      break
+    time.sleep(0.1)
+  process.send_signal(signal.SIGINT)
+  _, told = process.communicate(timeout=60)
+  assert b'KeyboardInterrupt' in told and saved.read_text() == 'saved'
+  assert not (workplace / 'work' / 'jobs.json').exists()
+
+
+def test_two_processes_have_cores_of_their_own():
+  one, two = jobs._places(2)
+  cores = set(one) | set(two)
+  assert set(jobs._places(1)[0]) == cores
+  assert len(cores) == 1 or not set(one) & set(two)
+
+
+# --------------------------------------------------------------------------------------------------
+# Differences
+# --------------------------------------------------------------------------------------------------
+
+
+def test_the_bounds_of_a_difference_are_those_of_its_standard_error():
+  rng = np.random.default_rng(0)
+  first = rng.normal(0, 5, 400)
+  second = first + rng.normal(1, 2, 400)  # the clips' own spread of 5 does not matter
+  found = comparison.Difference.between(first, second)
+  error = 2 / np.sqrt(400)
+  assert found.value == pytest.approx((second - first).mean())
+  assert found.low == pytest.approx(found.value - 1.96 * error, abs=0.03)
+  assert found.high == pytest.approx(found.value + 1.96 * error, abs=0.03)
+
+
+_WORSE = np.full(50, 0.8) + np.linspace(-0.05, 0.05, 50)
+_BETTER = np.full(50, 0.4) + np.linspace(-0.05, 0.05, 50)[::-1]
+_LIKE_WORSE = _WORSE + np.tile([-0.3, 0.3], 25)
+
+
+@pytest.mark.parametrize(
+  ('better', 'by', 'relative', 'first', 'second', 'answer'),
+  [
+    ('lower', 0.0, False, _WORSE, _BETTER, 'holds'),
+    ('lower', 0.2, True, _WORSE, _BETTER, 'holds'),
+    ('lower', 0.7, True, _WORSE, _BETTER, 'does not hold'),
+    ('lower', 0.0, False, _BETTER, _WORSE, 'does not hold'),
+    ('lower', 0.0, False, _WORSE, _LIKE_WORSE, 'not decided'),
+    ('higher', 0.0, False, _BETTER, _WORSE, 'holds'),
+    ('higher', 0.0, False, _WORSE, _BETTER, 'does not hold'),
+    ('not higher', 0.0, False, _WORSE, _LIKE_WORSE, 'holds'),
+    ('not higher', 0.0, False, _BETTER, _WORSE, 'does not hold'),
+    ('not lower', 0.0, False, _WORSE, _BETTER, 'does not hold'),
+    ('close', 0.5, False, _WORSE, _BETTER, 'holds'),
+    ('close', 0.3, False, _WORSE, _BETTER, 'does not hold'),
+    ('close', 0.05, False, _WORSE, _LIKE_WORSE, 'not decided'),
+  ],
+)
+def test_what_becomes_of_a_claim(better, by, relative, first, second, answer):
+  claim = Claim('as it says', 'wer1', 'a', 'b', better, by, relative)
+  verdict = claim.judge({'a': {'wer1': first}, 'b': {'wer1': second}})
+  assert verdict.answer == answer
+  assert (verdict.first, verdict.second) == (first.mean(), second.mean())
+
+
+@hypothesis.given(st.integers(0, 1000), st.sampled_from(['lower', 'higher']))
+def test_no_claim_holds_both_ways(seed, better):
+  a, b = np.random.default_rng(seed).random((2, 12))
+  numbers = {'a': {'x': a}, 'b': {'x': b}}
+  there = Claim('', 'x', 'a', 'b', better).judge(numbers).answer
+  back = Claim('', 'x', 'b', 'a', better).judge(numbers).answer
+  assert {there, back} in ({'holds', 'does not hold'}, {'not decided'})
+
+
+# --------------------------------------------------------------------------------------------------
+# The study
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config_of(monkeypatch):
+  """`config_of(job)`: the config that a job's command loads, with its flags."""
+
+  def load(job):
+    argv = ['main', *(x.replace('configs/', f'{ROOT}/configs/') for x in job.arguments[1:])]
+    monkeypatch.setattr(sys, 'argv', argv)  # where ml_collections looks for overrides
+    values = flags.FlagValues()
+    main.define_flags(values)
+    values(argv)
+    return values.config
+
+  return load
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file
+@pytest.mark.parametrize('form', talklip.FORMS)
+def test_every_job_has_a_config_that_builds(form, tmp_path, config_of):
+  todo = talklip.jobs(tmp_path, form, seed=3, variability=0.5)
+  names = [job.name for job in todo]
+  assert len(set(names)) == len(names) == 20
+  for job in todo:
+    assert set(job.needs) <= set(names[: names.index(job.name)])
+    if job.arguments[0] == 'tfg_jax.main':
+      run = configuration.resolve(config_of(job))
+      system = systems.build(run, axis_name=None)
+      assert run.seed == (4 if job.name in ('observer', 'syncnet') else 3)
+      assert all(pathlib.Path(x).parent == tmp_path for x in system.sources.values())
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file
+@pytest.mark.parametrize('form', talklip.FORMS)
+def test_variants_have_the_same_budget_and_clips(form, tmp_path, config_of):
+  todo = {job.name: job for job in talklip.jobs(tmp_path, form, seed=0, variability=0)}
+  runs = {name: configuration.resolve(config_of(todo[name])) for name in talklip.VARIANTS}
+  wav2lip = configuration.resolve(config_of(todo['wav2lip']))
+  assert len({run.num_steps for run in (*runs.values(), wav2lip)}) == 1
+  assert all(run.data == runs['g+c'].data for run in runs.values())
+  assert form == 'full' or wav2lip.data == runs['g+c'].data
+  for name, run in runs.items():
+    loss = run.model['loss']
+    assert (loss['lip'] > 0) == (name not in ('no_lip', 'no_lip_no_gan'))
+    assert (loss['contrastive'] > 0) == name.endswith('+c')
+    assert (loss['adversarial'] > 0) == (name != 'no_lip_no_gan')
+    assert run.model['audio'] == ('global' if name[0] == 'g' else 'local')
+    assert run.model['stage_starts'][-1] < run.num_steps
+    assert run.model['stage_starts'][-1] % run.evaluation.every == 0
+
+
+def fake_results(workdir, rates):
+  """Runs' tables of clips with word error rates `rates` by row, and pictures of one colour each."""
+  import cv2
+
+  rng = np.random.default_rng(0)
+  for number, name in enumerate(('wav2lip', *talklip.VARIANTS)):
+    folder = workdir / name
+    (folder / 'samples').mkdir(parents=True)
+    lines = []
+    for clip in range(40):
+      row = {'clip_id': f'clip_{clip}'}
+      for who in ('ground_truth', 'identity_mouth', 'generated'):
+        rate = rates.get(name if who == 'generated' else who, 0.5)
+        for metric in talklip.METRICS:
+          row[f'{who}/{metric}'] = (rate if 'wer' in metric else 5) + 0.01 * rng.random()
+      lines.append(row)
+    text = [','.join(lines[0]), *(','.join(map(str, line.values())) for line in lines)]
+    (folder / 'clips.csv').write_text('\n'.join(text) + '\n')
+    config = ml_collections.ConfigDict({'evaluation': {'samples': 2}})
+    (folder / 'config.json').write_text(json.dumps(config.to_dict()))
+    picture = np.full((2 * 2 * 16, 64, 3), 30 * number, np.uint8)
+    cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture)
+
+
+def test_the_study_reads_judges_and_shows(tmp_path, toy_records):
+  rates = {'ground_truth': 0.1, 'no_lip': 0.8, 'l': 0.4, 'l+c': 0.41, 'g': 0.6, 'g+c': 0.3}
+  fake_results(tmp_path, rates)
+  (tmp_path / 'puppets').symlink_to(toy_records)
+  numbers = talklip.read(tmp_path)
+  assert list(numbers)[:3] == ['ground_truth', 'identity_mouth', 'wav2lip']
+  shown = talklip.table(numbers)
+  line = next(x for x in shown.splitlines() if x.startswith('| TalkLip (g+c)'))
+  assert line.endswith('30.5% (23.4%) | 30.6% (35.1%) |')
+  assert '| ground truth | 5.01 (-) |' in shown
+  answers = {
+    (v.claim.metric, v.claim.first, v.claim.second): v.answer for v in talklip.verdicts(numbers)
+  }
+  assert answers['wer1', 'no_lip', 'l'] == answers['wer2', 'no_lip', 'l'] == 'holds'
+  assert answers['wer1', 'l', 'g'] == 'does not hold'
+  assert answers['wer1', 'l', 'l+c'] == 'does not hold'  # surely worse, by 0.01
+  assert answers['wer1', 'g', 'g+c'] == 'holds'
+  assert answers['psnr', 'no_lip', 'l'] == 'holds'
+  strip = np.asarray(talklip.strip(tmp_path))
+  assert strip.shape == (2 * (3 * 16 + 14), 150 + 64, 3)
+  column = strip[14:62:16, -1, 0]  # filmed, without lip loss, g+c
+  np.testing.assert_array_equal(column, [60, 60, 180])
+
+
+def test_what_the_command_cannot_do(tmp_path):
+  told = subprocess.run(
+    [sys.executable, '-m', 'tfg_jax.claims', '--paper=wav2lip', f'--workdir={tmp_path}'],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert told.returncode == errors.EXIT_EXPECTED_FAILURE
+  assert 'should be one of <talklip>' in told.stderr and 'Traceback' not in told.stderr
