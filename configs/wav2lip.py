@@ -47,7 +47,9 @@ def get_config(variant='wav2lip'):
     evaluation_windows=8,
     loss=dict(sync=sync, adversarial=adversarial),
     switch_below=0.75,
+    optimizer='adam',
     learning_rate=1e-4,
+    final_rate=1.0,
     b1=b1,
     b2=0.999,
   )

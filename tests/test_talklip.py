@@ -212,6 +212,28 @@ def test_the_local_variant_has_no_stage_1(twin):
   assert stages(system, [0.5] * 5)[0] == [0, 0, 2, 2, 3]
 
 
+def test_stages_may_begin_at_given_steps(twin):
+  _, system = build(twin('no_lip', **{'model.stage_starts': (0, 200)}))
+  state = jax.eval_shape(system.init, jax.random.key(0))
+  assert state.stage == 1
+  at = [state.replace(step=jnp.int32(step)) for step in (199, 200, 900)]
+  assert [system.on_evaluation(x, {}).stage for x in at] == [1, 2, 2]
+  assert not system.finished(system.on_evaluation(at[-1], {}))
+
+
+@pytest.mark.parametrize('variant', [x for x in configs.VARIANTS if x.startswith('puppets')])
+def test_variants_on_puppets_differ_in_losses_and_audio_alone(variant):
+  config, published = configs.get_config(variant), configs.get_config(variant[8:])
+  config.model.expert = 'not read'
+  run, system = build(config)
+  shapes = jax.eval_shape(system.init, jax.random.key(0))
+  assert ('audio' in shapes.nets) == (variant[8] == 'g')
+  assert {name: value > 0 for name, value in config.model.loss.items()} == {
+    name: value > 0 for name, value in published.model.loss.items()
+  }
+  assert run.evaluation.every * 2 == run.num_steps == 2 * system.settings.stage_starts[-1]
+
+
 # --------------------------------------------------------------------------------------------------
 # Numbers and pictures
 # --------------------------------------------------------------------------------------------------

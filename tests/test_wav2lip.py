@@ -7,6 +7,7 @@ import pytest
 from runs import build, first_batch, untrained
 
 from configs import sync_expert as expert_configs
+from configs import talklip as talklip_configs
 from configs import wav2lip as configs
 from tfg_jax import (
   errors,
@@ -212,6 +213,24 @@ def test_it_exports_what_it_holds(with_discriminator):
 def test_an_unknown_variant_is_named():
   with pytest.raises(ValueError, match="unknown variant 'hd' of wav2lip; known: wav2lip, gan"):
     configs.get_config('hd')
+
+
+def test_an_unknown_optimizer_is_named(twin):
+  with pytest.raises(errors.ConfigError, match="model.optimizer is 'newton'"):
+    build(twin(**{'model.optimizer': 'newton'}))
+
+
+def test_on_puppets_it_has_the_generator_that_talklip_has_there(expert):
+  config = configs.get_config('puppets')
+  config.model.expert = str(expert)
+  _, system = build(config)
+  other = talklip_configs.get_config('puppets_no_lip')
+  _, talklip = build(other)
+  assert system.generator.image == talklip.generator.image
+  assert system.generator.audio_encoder == talklip.generator.audio_encoder
+  assert config.num_steps == other.num_steps
+  for key in ('optimizer', 'learning_rate', 'final_rate', 'b1', 'b2'):
+    assert config.model[key] == other.model[key]
 
 
 @pytest.mark.parametrize('variant', ['wav2lip', 'gan'])
