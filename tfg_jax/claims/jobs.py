@@ -29,6 +29,7 @@ class Job:
   name: str
   arguments: tuple[str, ...]  # of `python -m`: the module first
   needs: tuple[str, ...] = ()  # names of jobs that have to be finished before
+  all_cores: bool = False  # for a job that all others wait for
 
 
 @dataclasses.dataclass
@@ -147,7 +148,7 @@ def _start(job: Job, workdir: pathlib.Path, folder: pathlib.Path, place, environ
       stderr=subprocess.STDOUT,
       start_new_session=True,  # Ctrl-C is for this process alone, which passes it on once
     )
-  if hasattr(os, 'sched_setaffinity'):
+  if hasattr(os, 'sched_setaffinity') and not job.all_cores:
     os.sched_setaffinity(process.pid, place)  # before it has threads, which inherit it
   return _Running(job, process, time.monotonic(), place)
 

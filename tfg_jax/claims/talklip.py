@@ -128,6 +128,7 @@ def jobs(workdir: pathlib.Path, form: str, *, seed: int, variability: float) -> 
       f'--output={corpus}',
       *(f'--{name}={value}' for name, value in puppets.items()),
     ),
+    all_cores=True,
   )
 
   def run(name, config, flags, *needs, seed=seed):
