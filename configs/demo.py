@@ -70,6 +70,6 @@ def get_config():
     split='valid',
     max_clips=0,
     samples=4,
-    observers=dict(sync='', reader='', speller='', beam=50),
+    observers=dict(sync='', reader='', speller='', words='', beam=50),
   )
   return c

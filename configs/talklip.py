@@ -81,7 +81,7 @@ def get_config(variant='g+c'):
     split='valid',
     max_clips=0,
     samples=4,
-    observers=dict(sync='', reader='', speller='', beam=50),
+    observers=dict(sync='', reader='', speller='', words='', beam=50),
   )
   if variant.startswith('puppets'):
     _narrow(c)

@@ -59,7 +59,7 @@ def get_config(variant='wav2lip'):
     split='valid',
     max_clips=0,
     samples=4,
-    observers=dict(sync='', reader='', speller='', beam=50),
+    observers=dict(sync='', reader='', speller='', words='', beam=50),
   )
   if variant == 'puppets':
     _narrow(c)

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import types
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from runs import untrained
 
 from configs import lip_expert as reader_configs
@@ -23,7 +25,7 @@ from tfg_jax import (
 from tfg_jax.data import pipeline, records
 from tfg_jax.features import video as video_features
 from tfg_jax.metrics import image, sync
-from tfg_jax.networks import conformer
+from tfg_jax.networks import conformer, mvm
 
 
 @pytest.fixture(scope='module')
@@ -51,6 +53,14 @@ def reader_workdir(toy_records, tmp_path_factory):
   return untrained(config, toy_records, tmp_path_factory.mktemp('reader'), seed=1)
 
 
+def clips_of(*texts, frames=29, **extras):
+  """Clips of which only text, length and extras matter."""
+  return [
+    types.SimpleNamespace(clip_id=f'clip_{i}', text=text, frames=[b''] * frames, extras=extras)
+    for i, text in enumerate(texts)
+  ]
+
+
 def noisy(frames):
   rng = np.random.default_rng(0)
   return np.clip(frames + rng.normal(0, 12, frames.shape), 0, 255).astype(np.uint8)
@@ -66,7 +76,7 @@ def test_likeness_is_of_face_crops_and_real_frames(batch):
   drawn[2, 11:] = 0  # behind the end
   judge = observers.Likeness()
   answers = jax.device_get(jax.jit(judge.judge)((), drawn, batch['frames'], batch))
-  numbers = judge.numbers(answers, [''] * 3)
+  numbers = judge.numbers(answers, clips_of('', '', ''))
   for name, metric in (
     ('psnr', image.psnr), ('psnr_official', image.psnr_official), ('ssim', image.ssim)
   ):  # fmt: skip
@@ -104,7 +114,7 @@ def test_sync_scores_windows_of_each_clip_alone(batch, sync_workdir):
     )
     np.testing.assert_allclose(answers['lse_d'][clip], scores.distance, rtol=1e-3)
     np.testing.assert_allclose(answers['lse_c'][clip], scores.confidence, rtol=1e-2, atol=1e-4)
-  values, weights = judge.numbers(answers, [''] * 3)['lse_c']
+  values, weights = judge.numbers(answers, clips_of('', '', ''))['lse_c']
   np.testing.assert_array_equal(weights, 1)
   np.testing.assert_array_equal(values, answers['lse_c'])
 
@@ -113,7 +123,7 @@ def test_wer1_counts_words_over_all_clips(reader_workdir):
   judge = observers.Reader.load(reader_workdir, beam=3)
   words = judge.reader.vocabulary
   said = np.stack([words.encode(x, 30) for x in ('one two three four', 'red dog')])
-  values, weights = judge.numbers({'tokens': said}, ['one two four four', 'Red'])['wer1']
+  values, weights = judge.numbers({'tokens': said}, clips_of('one two four four', 'Red'))['wer1']
   np.testing.assert_allclose(values, [1 / 4, 1])
   np.testing.assert_array_equal(weights, [4, 1])
   results = evaluate.Results('valid', 1, ['a', 'b'], {'x/wer1': values}, {'x/wer1': weights})
@@ -123,7 +133,7 @@ def test_wer1_counts_words_over_all_clips(reader_workdir):
 def test_wer2_gives_the_true_text_so_far(reader_workdir):
   judge = observers.Speller.load(reader_workdir)
   words = judge.reader.vocabulary
-  texts = ['bat cat', 'ox']
+  texts = clips_of('bat cat', 'ox')
   tokens = judge.inputs(texts)['speller_tokens']
   np.testing.assert_array_equal(tokens[1, :4], [*words.ids('ox'), 2])
   said = tokens.copy()
@@ -139,7 +149,7 @@ def test_readers_see_the_clip_and_not_what_is_behind_it(batch, reader_workdir):
   hidden = batch['frames'].copy()
   hidden[2, 11:] = 255
   for judge in judges:
-    inputs = batch | judge.inputs(['ba'] * 3)
+    inputs = batch | judge.inputs(clips_of('ba', 'ba', 'ba'))
     see = jax.jit(judge.judge)
     clean = see(judge.variables, batch['frames'], None, inputs)['tokens']
     np.testing.assert_array_equal(see(judge.variables, hidden, None, inputs)['tokens'], clean)
@@ -166,7 +176,7 @@ def test_the_conformer_reads_padded_texts_as_it_does_alone():
   video = rng.integers(0, 256, (1, 3, 24, 24, 3), np.uint8)
   batch = {'num_frames': jnp.array([3])}
   judge = observers.Conformer({}, module)
-  inputs = judge.inputs(['Bin it'])
+  inputs = judge.inputs(clips_of('Bin it'))
   tokens = conformer.characters_to_tokens('Bin it')[None]
   seen = video_features.conformer_view(video, batch['num_frames'])
   required = conformer.required_frames(batch['num_frames'], tokens)
@@ -175,16 +185,81 @@ def test_the_conformer_reads_padded_texts_as_it_does_alone():
   logits, _ = module.apply(variables, *call, frames=8, train=False)
   got = jax.jit(judge.judge)(variables, video, video, batch | inputs)['tokens']
   np.testing.assert_array_equal(got[0, :7], logits[0].argmax(-1))
-  values, _ = judge.numbers({'tokens': inputs['conformer_tokens']}, ['bin it'])['wer2']
+  values, _ = judge.numbers({'tokens': inputs['conformer_tokens']}, clips_of('bin it'))['wer2']
   np.testing.assert_array_equal(values, [0])
 
 
 def test_texts_that_the_conformer_cannot_take():
   judge = observers.Conformer({})
   with pytest.raises(errors.DataError, match='301 characters; 300 fit'):
-    judge.inputs(['a' * 301])
+    judge.inputs(clips_of('a' * 301))
   with pytest.raises(errors.DataError, match="no token for \\['Ä'\\]"):
-    judge.inputs(['ä'])
+    judge.inputs(clips_of('ä'))
+
+
+def test_word_accuracy_of_a_reader_asks_for_the_whole_text(reader_workdir):
+  judge = observers.load(configuration.Observers(words=str(reader_workdir)), ())['words']
+  words = judge.reader.vocabulary
+  said = np.stack([words.encode(x, 30) for x in ('about', 'abou', 'able')])
+  values, weights = judge.numbers({'tokens': said}, clips_of('ABOUT', 'about', 'able'))[
+    'word_accuracy'
+  ]
+  np.testing.assert_array_equal(values, [1, 0, 1])
+  np.testing.assert_array_equal(weights, 1)
+
+
+def test_the_view_of_the_word_classifier_is_pillows():
+  rng = np.random.default_rng(0)
+  frames = cv2.GaussianBlur(rng.integers(0, 256, (256, 256, 3)).astype(np.uint8), (0, 0), 1)
+  seen = video_features.mvm_view(frames[None, None].repeat(2, 1), jnp.array([1]))
+  window = Image.fromarray(frames).crop((59, 95, 195, 231)).resize((112, 112), Image.BILINEAR)
+  expected = (np.asarray(window.convert('L')) / 255 - 0.4136) / 0.17
+  assert seen.shape == (1, 2, 112, 112, 1)
+  np.testing.assert_allclose(seen[0, 0, ..., 0], expected, atol=1.01 / 255 / 0.17)
+  assert np.abs(seen[0, 0, ..., 0] - expected).mean() < 0.1 / 255 / 0.17
+  assert not np.any(seen[0, 1])
+  with pytest.raises(ValueError, match='frames of 96x96; the word classifier knows LRW, 256x256'):
+    video_features.mvm_view(np.zeros((1, 1, 96, 96, 3)), jnp.array([1]))
+
+
+def test_the_word_classifier_looks_both_ways_at_29_frames():
+  module = mvm.MVM(
+    classes=5,
+    visual_features=8,
+    widths=(4,),
+    temporal_features=6,
+    depth=2,
+    heads=2,
+    slots=3,
+    audio_widths=(4,),
+    mel_bins=8,
+  )
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 256, (2, 20, 256, 256, 3), np.uint8)
+  batch = {'num_frames': jnp.array([20, 12])}
+  whole = np.pad(video, ((0, 0), (0, 9), (0, 0), (0, 0), (0, 0)))
+  seen = video_features.mvm_view(whole, batch['num_frames'])
+  variables = module.init(jax.random.key(0), seen[:, :2], train=False)
+  judge = observers.WordClassifier(variables, module)
+  clips = clips_of('about', 'able', word_label=np.array([3]))
+  assert judge.inputs(clips) == {}
+  got = jax.jit(judge.judge)(variables, video, video, batch)['label']
+  logits = mvm.flipped_too(lambda x: module.apply(variables, x, train=False), seen)
+  np.testing.assert_array_equal(got, logits.argmax(-1))
+  values, _ = judge.numbers({'label': np.array([3, 2])}, clips)['word_accuracy']
+  np.testing.assert_array_equal(values, [1, 0])
+
+
+@pytest.mark.parametrize(
+  ('clips', 'message'),
+  [
+    (clips_of('a'), '29 frames without a word_label'),
+    (clips_of('a', frames=30, word_label=[1]), '30 frames with a word_label; mvm_lrw knows the 29'),
+  ],
+)
+def test_clips_that_the_word_classifier_cannot_take(clips, message):
+  with pytest.raises(errors.DataError, match=message):
+    observers.WordClassifier({}).inputs(clips)
 
 
 def test_a_teacher_is_no_observer(reader_workdir):

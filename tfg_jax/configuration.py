@@ -76,7 +76,8 @@ class Observers:
   sync: str = ''  # sync_expert with judge 'syncnet', or syncnet_v2: LSE-C, LSE-D
   reader: str = ''  # lip_expert, or an avhubert_..._seq2seq: WER1
   speller: str = ''  # lip_expert with characters, or conformer_observer: WER2
-  beam: int = 50  # live hypotheses of the reader
+  words: str = ''  # lip_expert, or mvm_lrw: word accuracy, where clips are of one word
+  beam: int = 50  # live hypotheses of readers
 
   def __post_init__(self):
     _check_positive(self, 'evaluation.observers', 'beam')

@@ -109,9 +109,8 @@ class Evaluation:
       real = batch['example_mask']
       clips = self._clips(batch)
       clip_ids += [clip.clip_id for clip in clips]
-      texts = [clip.text for clip in clips]
       # A batch that is filled up repeats its last clip.
-      filled = texts + texts[-1:] * (len(real) - len(texts))
+      filled = clips + clips[-1:] * (len(real) - len(clips))
       for observer in judges.values():
         batch |= observer.inputs(filled)
       shown = videos(state, batch)
@@ -120,7 +119,7 @@ class Evaluation:
         for name, observer in judges.items():
           answers = judge[name](weights[name], video, batch['frames'], batch)
           answers = {key: x[real] for key, x in jax.device_get(answers).items()}
-          numbers = observer.numbers(answers, texts)
+          numbers = observer.numbers(answers, clips)
           found |= {f'{row}/{metric}': number for metric, number in numbers.items()}
       values.append({name: value for name, (value, _) in found.items()})
       counts.append({name: count for name, (_, count) in found.items()})

@@ -4,10 +4,11 @@ likeness       PSNR and SSIM of face crops, beside the real ones
 sync           SyncNet: LSE-C, LSE-D and offset
 reader         a lip reader writes down what it sees: WER1
 speller        a lip reader, given the true text so far, says each next character: WER2
+words          a lip reader names the one word of a clip: word accuracy
 
 The official ones are converted networks: syncnet_v2, an avhubert_..._seq2seq fine-tuned on LRS2,
-conformer_observer. Where they are not at hand, runs of sync_expert and lip_expert on the same
-corpus do their part; their numbers cannot be compared with those of papers.
+conformer_observer, mvm_lrw. Where they are not at hand, runs of sync_expert and lip_expert on the
+same corpus do their part; their numbers cannot be compared with those of papers.
 
 Source: the evaluation of Sxjdwang/TalkLip; `tfg_jax/metrics` has the definitions.
 """
@@ -22,19 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfg_jax import configuration, errors, networks, pretrained
-from tfg_jax.data import vocabulary
+from tfg_jax.data import records, vocabulary
 from tfg_jax.features import video as video_features
 from tfg_jax.metrics import image as image_metrics
 from tfg_jax.metrics import sync as sync_metrics
 from tfg_jax.metrics import text as text_metrics
-from tfg_jax.networks import conformer
+from tfg_jax.networks import conformer, mvm
 from tfg_jax.pytorch import converted
 from tfg_jax.systems import base, lip_expert, sync_expert
 
 _FACE = 96  # pixels, of the crops that are compared
 _MOST_TOKENS = 300  # of a clip's text
 _WINDOWS_AT_ONCE = 20  # of SyncNet, officially
-_SPELLER = 'conformer_observer'  # the public network
+_SPELLER, _CLASSIFIER = 'conformer_observer', 'mvm_lrw'  # public networks
 
 # (value, count) of every clip by metric; a clip weighs `count` in the mean.
 Numbers = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -45,8 +46,8 @@ class Observer(Protocol):
 
   variables: Any  # its weights, handed to `judge`, so that they are not compiled in
 
-  def inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """What `judge` needs to know of the clips' texts, (B, ...) of fixed shapes."""
+  def inputs(self, clips: Sequence[records.Clip]) -> dict[str, np.ndarray]:
+    """What `judge` needs to know of the clips besides the batch, (B, ...) of fixed shapes."""
 
   def judge(self, variables, video, real, batch: base.Batch) -> dict[str, jax.Array]:
     """Pure: answers (B, ...) about clips (B, T, H, W, 3) uint8 RGB.
@@ -55,7 +56,7 @@ class Observer(Protocol):
     what `inputs` returned.
     """
 
-  def numbers(self, answers: Mapping[str, np.ndarray], texts: Sequence[str]) -> Numbers:
+  def numbers(self, answers: Mapping[str, np.ndarray], clips: Sequence[records.Clip]) -> Numbers:
     """What the answers are worth."""
 
 
@@ -69,7 +70,7 @@ class Likeness:
 
   variables = ()
 
-  def inputs(self, texts):
+  def inputs(self, clips):
     return {}
 
   def judge(self, variables, video, real, batch):
@@ -87,7 +88,7 @@ class Likeness:
     per_frame = jax.lax.map(of_clip, (video, real, batch['boxes']))
     return per_frame | {'frames': batch['num_frames']}
 
-  def numbers(self, answers, texts):
+  def numbers(self, answers, clips):
     frames = answers['frames']
     shown = np.arange(answers['ssim'].shape[1]) < frames[:, None]
     return {
@@ -108,7 +109,7 @@ class Sync:
     expert = sync_expert.read(folder, 'syncnet')
     return cls(expert, sync_expert.variables(pretrained.load(folder)))
 
-  def inputs(self, texts):
+  def inputs(self, clips):
     return {}
 
   def judge(self, variables, video, real, batch):
@@ -133,7 +134,7 @@ class Sync:
     clips = video, batch['wav'], batch['num_frames'], batch['num_samples']
     return jax.lax.map(score, clips)
 
-  def numbers(self, answers, texts):
+  def numbers(self, answers, clips):
     return {name: (values, np.ones(len(values))) for name, values in answers.items()}
 
 
@@ -149,21 +150,23 @@ class Reader:
   def load(cls, folder: str, beam: int) -> 'Reader':
     return cls(lip_expert.read(folder), lip_expert.variables(pretrained.load(folder)), beam)
 
-  def inputs(self, texts):
+  def inputs(self, clips):
     return {}
 
   def judge(self, variables, video, real, batch):
     memory, padding = self.reader.encode(variables, video, batch['num_frames'])
     return {'tokens': self.reader.spell(variables, memory, padding, beam=self.beam)}
 
-  def numbers(self, answers, texts):
-    said = [self.reader.vocabulary.decode(tokens) for tokens in answers['tokens']]
-    words = np.array([len(text.split()) for text in texts])
+  def numbers(self, answers, clips):
+    words = np.array([len(clip.text.split()) for clip in clips])
     rates = [
-      text_metrics.word_error_rate([a.lower()], [b.lower()])
-      for a, b in zip(said, texts, strict=True)
+      text_metrics.word_error_rate([said], [clip.text.lower()])
+      for said, clip in zip(self._said(answers), clips, strict=True)
     ]
     return {'wer1': (np.array(rates), words)}
+
+  def _said(self, answers):
+    return [self.reader.vocabulary.decode(tokens).lower() for tokens in answers['tokens']]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +187,8 @@ class Speller:
       )
     return cls(reader, lip_expert.variables(pretrained.load(folder)))
 
-  def inputs(self, texts):
-    tokens = [self.reader.vocabulary.encode(text, _MOST_TOKENS) for text in texts]
+  def inputs(self, clips):
+    tokens = [self.reader.vocabulary.encode(clip.text, _MOST_TOKENS) for clip in clips]
     return {'speller_tokens': np.stack(tokens)}
 
   def judge(self, variables, video, real, batch):
@@ -193,11 +196,12 @@ class Speller:
     logits = self.reader.predict(variables, memory, padding, batch['speller_tokens'])
     return {'tokens': logits.argmax(-1)}
 
-  def numbers(self, answers, texts):
+  def numbers(self, answers, clips):
     words = self.reader.vocabulary
     # A sentence begins with the mark of its first word, which is no character of it.
     pairs = [
-      (said[1:], words.ids(text)[1:]) for said, text in zip(answers['tokens'], texts, strict=True)
+      (said[1:], words.ids(clip.text)[1:])
+      for said, clip in zip(answers['tokens'], clips, strict=True)
     ]
     space = words.symbols.index(vocabulary.WORD_START)
     return _teacher_forced(pairs, space=space, eos=vocabulary.EOS)
@@ -212,13 +216,14 @@ class Conformer:
     default_factory=networks.OFFICIAL[_SPELLER]
   )
 
-  def inputs(self, texts):
-    tokens = np.full((len(texts), _MOST_TOKENS), conformer.PADDING, np.int32)
-    for row, text in zip(tokens, texts, strict=True):
-      spelled = conformer.characters_to_tokens(text)
+  def inputs(self, clips):
+    tokens = np.full((len(clips), _MOST_TOKENS), conformer.PADDING, np.int32)
+    for row, clip in zip(tokens, clips, strict=True):
+      spelled = conformer.characters_to_tokens(clip.text)
       if len(spelled) > _MOST_TOKENS:
         raise errors.DataError(
-          f'the text {text[:40]!r}... has {len(spelled)} characters; {_MOST_TOKENS} fit',
+          f'the text {clip.text[:40]!r}... has {len(spelled)} characters; {_MOST_TOKENS} fit',
+          where=clip.clip_id,
           hint='leave such clips out.',
         )
       row[: len(spelled)] = spelled
@@ -238,12 +243,55 @@ class Conformer:
     )
     return {'tokens': logits.argmax(-1)}
 
-  def numbers(self, answers, texts):
+  def numbers(self, answers, clips):
     pairs = [
-      (said, conformer.characters_to_tokens(text))
-      for said, text in zip(answers['tokens'], texts, strict=True)
+      (said, conformer.characters_to_tokens(clip.text))
+      for said, clip in zip(answers['tokens'], clips, strict=True)
     ]
     return _teacher_forced(pairs, space=conformer.SPACE, eos=conformer.EOS)
+
+
+@dataclasses.dataclass(frozen=True)
+class WordReader(Reader):
+  """`word_accuracy` of a lip reader of this project: what it writes down is the text, or not."""
+
+  def numbers(self, answers, clips):
+    right = [
+      said == clip.text.lower() for said, clip in zip(self._said(answers), clips, strict=True)
+    ]
+    return {'word_accuracy': (np.array(right, float), np.ones(len(right)))}
+
+
+@dataclasses.dataclass(frozen=True)
+class WordClassifier:
+  """`word_accuracy` of TalkLip's observer on LRW, whose words are numbered by the alphabet."""
+
+  variables: Any
+  module: mvm.MVM = dataclasses.field(default_factory=networks.OFFICIAL[_CLASSIFIER])
+
+  def inputs(self, clips):
+    for clip in clips:
+      if 'word_label' not in clip.extras or len(clip.frames) > mvm.FRAMES:
+        raise errors.DataError(
+          f'a clip of {len(clip.frames)} frames '
+          f'{"with" if "word_label" in clip.extras else "without"} a word_label; '
+          f'{_CLASSIFIER} knows the {mvm.FRAMES} frames of LRW and its numbered words',
+          where=clip.clip_id,
+          hint='evaluate on records of --corpus=lrw, or leave evaluation.observers.words empty.',
+        )
+    return {}
+
+  def judge(self, variables, video, real, batch):
+    video = video[:, : mvm.FRAMES]
+    missing = mvm.FRAMES - video.shape[1]
+    video = jnp.pad(video, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)))
+    seen = video_features.mvm_view(video, batch['num_frames'])
+    logits = mvm.flipped_too(lambda x: self.module.apply(variables, x, train=False), seen)
+    return {'label': logits.argmax(-1)}
+
+  def numbers(self, answers, clips):
+    labels = np.array([int(np.asarray(clip.extras['word_label']).item()) for clip in clips])
+    return {'word_accuracy': ((answers['label'] == labels).astype(float), np.ones(len(labels)))}
 
 
 def _teacher_forced(pairs, *, space: int, eos: int) -> Numbers:
@@ -266,7 +314,7 @@ def load(settings: configuration.Observers, teachers: Iterable[str]) -> dict[str
     CheckpointError, ConversionError: if a folder holds no such network.
   """
   teachers = {str(pathlib.Path(folder).resolve()) for folder in teachers}
-  for name in ('sync', 'reader', 'speller'):
+  for name in ('sync', 'reader', 'speller', 'words'):
     folder = getattr(settings, name)
     if folder and str(pathlib.Path(folder).resolve()) in teachers:
       raise errors.ConfigError(
@@ -280,12 +328,20 @@ def load(settings: configuration.Observers, teachers: Iterable[str]) -> dict[str
   if settings.reader:
     found['reader'] = Reader.load(settings.reader, settings.beam)
   if settings.speller:
-    public = converted.is_converted(settings.speller)
-    if public and converted.read_record(settings.speller).network == _SPELLER:
+    if _is(settings.speller, _SPELLER):
       found['speller'] = Conformer(converted.load(settings.speller)[0])
     else:
       found['speller'] = Speller.load(settings.speller)
+  if settings.words:
+    if _is(settings.words, _CLASSIFIER):
+      found['words'] = WordClassifier(converted.load(settings.words)[0])
+    else:
+      found['words'] = WordReader.load(settings.words, settings.beam)
   return found
+
+
+def _is(folder: str, network: str) -> bool:
+  return converted.is_converted(folder) and converted.read_record(folder).network == network
 
 
 def credits(settings: configuration.Observers) -> str:
@@ -295,6 +351,7 @@ def credits(settings: configuration.Observers) -> str:
     ('sync', 'syncnet_v2'),
     ('reader', 'avhubert_large_seq2seq'),
     ('speller', _SPELLER),
+    ('words', _CLASSIFIER),
   ):
     folder = getattr(settings, name)
     if not folder:

@@ -147,6 +147,32 @@ def conformer_view(frames, num_frames):
   return jnp.where(valid[..., None, None, None], (centre / 255 - 0.4161) / 0.1688, 0)
 
 
+def mvm_view(frames, num_frames):
+  """What TalkLip's word classifier sees: a gray window around the mouth of LRW's frames.
+
+  Args:
+    frames: (B, T, 256, 256, 3) RGB, 0 to 255.
+    num_frames: (B,) int; later frames become zero, after normalisation.
+
+  Returns:
+    (B, T, 112, 112, 1) float32, (gray / 255 - 0.4136) / 0.17.
+
+  Raises:
+    ValueError: for frames of another size.
+  """
+  if frames.shape[2:4] != (256, 256):
+    height, width = frames.shape[2:4]
+    raise ValueError(f'frames of {height}x{width}; the word classifier knows LRW, 256x256')
+  x = frames[:, :, 95:231, 59:195].astype(jnp.float32)
+  for axis in (3, 2):  # Pillow scales rows, rounds, then columns; smaller pictures are antialiased
+    shape = list(x.shape)
+    shape[axis] = 112
+    x = jnp.round(jax.image.resize(x, shape, 'linear'))
+  gray = jnp.round(0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2])
+  valid = jnp.arange(frames.shape[1]) < num_frames[:, None]
+  return jnp.where(valid[..., None, None], (gray / 255 - 0.4136) / 0.17, 0)[..., None]
+
+
 def random_view(video, shift, flip, size: int):
   """Cuts a window out of each clip and mirrors some: the same for all frames of a clip.
 

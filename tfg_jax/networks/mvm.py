@@ -16,6 +16,8 @@ from flax import linen as nn
 from tfg_jax.networks.layers import BatchNorm, Conv, Dense, LayerNorm, PReLU, unit
 from tfg_jax.networks.lip_frontend import GrayVideoConv, halving_max_pool
 
+FRAMES = 29  # of an LRW clip
+
 
 class PreNormBlock(nn.Module):
   """BN, conv3x3, BN, PReLU, strided conv3x3, BN, plus the shortcut; nothing after the sum."""
