@@ -71,6 +71,7 @@ def make_clip(raw: RawClip, framing: Framing) -> Made:
     notes['transcripts left out, as the clip is only a part'] = 1
   if first or lost:
     extras.pop('word_times', None)
+  extras['source_fps'] = np.array([pictures.source_fps])  # for the audit
   clip = records.Clip(
     clip_id=raw.clip_id,
     frames=records.encode_jpegs(frames),
@@ -135,6 +136,7 @@ class _Pictures:
   Attributes:
     source: (T,) int, which frame of the video each of them is.
     times: (T,) seconds from the first.
+    source_fps: frames per second of the video, on average.
     width, height, aspect: of the video; the last is the width of a pixel over its height.
     was_cut: whether there is more than `max_seconds`.
     silent_seconds: at the end, left out because the sound is over.
@@ -149,7 +151,8 @@ class _Pictures:
     self._kept = None
     self.width, self.height = self._reader.width, self._reader.height
     self.aspect = float(self._reader.pixel_aspect)
-    fps = framing.fps
+    fps, given = framing.fps, self._reader.times
+    self.source_fps = (len(given) - 1) / given[-1] if len(given) > 1 else fps
     first = round(raw.start * fps)
     chosen = media.on_screen(self._reader.times, fps)[first:]
     if raw.seconds is not None:

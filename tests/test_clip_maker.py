@@ -100,7 +100,8 @@ def test_clips_longer_than_allowed_lose_their_text(tmp_path):
   made = clip_maker.make_clip(
     raw(video, text='one two', extras={'word_times': [0.1, 2.0]}), framing
   )
-  assert len(made.clip.frames) == 25 and made.clip.text == '' and not made.clip.extras
+  assert len(made.clip.frames) == 25 and made.clip.text == ''
+  assert made.clip.extras == {'source_fps': [25]}
   assert made.notes == {
     'clips cut to --max_seconds': 1,
     'transcripts left out, as the clip is only a part': 1,

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tfg_jax import configuration, errors, networks, pretrained
@@ -34,7 +33,6 @@ from tfg_jax.systems import base, lip_expert, sync_expert
 
 _FACE = 96  # pixels, of the crops that are compared
 _MOST_TOKENS = 300  # of a clip's text
-_WINDOWS_AT_ONCE = 20  # of SyncNet, officially
 _SPELLER, _CLASSIFIER = 'conformer_observer', 'mvm_lrw'  # public networks
 
 # (value, count) of every clip by metric; a clip weighs `count` in the mean.
@@ -113,26 +111,14 @@ class Sync:
     return {}
 
   def judge(self, variables, video, real, batch):
-    module, size = self.expert.module, self.expert.size
-    starts = jnp.arange(max(video.shape[1] - sync_metrics.WINDOW_FRAMES, 1))
-
     def score(clip):
-      frames, wav, num_frames, num_samples = clip
-
-      def see(start):
-        window = jax.lax.dynamic_slice_in_dim(frames, start, sync_metrics.WINDOW_FRAMES)
-        seen = sync_metrics.lip_windows(window, jnp.zeros(1, jnp.int32), size)
-        return module.apply(variables, seen, train=False, method='embed_lips')[0]
-
-      seen = jax.lax.map(see, starts, batch_size=_WINDOWS_AT_ONCE)
-      windows = sync_metrics.speech_windows(wav, num_samples, starts)
-      heard = module.apply(variables, windows, train=False, method='embed_speech')
-      number = sync_metrics.num_windows(num_frames, num_samples)
-      scores = sync_metrics.sync_scores(seen, heard, number)
+      number = sync_metrics.num_windows(clip['num_frames'], clip['num_samples'])
+      embedded = self.expert.embed_clip(variables, clip)
+      scores = sync_metrics.sync_scores(*embedded, number)
       return {'lse_c': scores.confidence, 'lse_d': scores.distance, 'offset': scores.offset}
 
-    clips = video, batch['wav'], batch['num_frames'], batch['num_samples']
-    return jax.lax.map(score, clips)
+    names = 'wav', 'num_frames', 'num_samples'
+    return jax.lax.map(score, {'frames': video} | {name: batch[name] for name in names})
 
   def numbers(self, answers, clips):
     return {name: (values, np.ones(len(values))) for name, values in answers.items()}

@@ -1,8 +1,10 @@
-"""LSE-C, LSE-D and the audio-video offset, from SyncNet embeddings of a whole clip.
+"""LSE-C, LSE-D and the audio-video offset, from embeddings of a whole clip.
 
-Source: joonson/syncnet_python `SyncNetInstance.py` as Wav2Lip and TalkLip evaluate with it. The
-LRS protocol: every full frame is scaled to 224x224, values 0 to 255, BGR; 5 frames and 20 MFCC
-columns make a window, one window per frame.
+`agreement` is ours: it takes any judge's numbers and favours no shift, short clips or long.
+
+Source of the rest: joonson/syncnet_python `SyncNetInstance.py` as Wav2Lip and TalkLip evaluate with
+it. The LRS protocol: every full frame is scaled to 224x224, values 0 to 255, BGR; 5 frames and 20
+MFCC columns make a window, one window per frame.
 """
 
 from typing import NamedTuple
@@ -100,3 +102,54 @@ def smoothed_confidence(frame_confidence, window: int = 9):
   """Median of each value and its neighbours, zeros beyond the ends: (N,) to (N,)."""
   padded = jnp.pad(frame_confidence, window // 2)
   return jnp.median(jnp.stack([padded[i : i + len(frame_confidence)] for i in range(window)]), 0)
+
+
+class Agreement(NamedTuple):
+  """How well the sound of one clip fits its lips, shift by shift.
+
+  match: at the best shift, in standard deviations of all pairings of its windows around their mean.
+  confidence: how much better that is than the median over the shifts.
+  offset: frames that the sound has to be moved by to fit best, -15 to 15, as in `SyncScores`:
+    negative where it is late.
+  matches: (31,), for the offsets 15 to -15; NaN where less than half of the windows meet.
+  """
+
+  match: jax.Array
+  confidence: jax.Array
+  offset: jax.Array
+  matches: jax.Array
+
+
+def agreement(similarity, number) -> Agreement:
+  """Compares the pairings of one shift with all other pairings of lips and sound in a clip.
+
+  Windows that are like everything (closed lips, noise) say nothing about sync: every window's mean
+  over the windows of the other stream is taken off first.
+
+  Args:
+    similarity: (N, N) of lip window i and speech window j, higher where they fit better.
+    number: valid windows; rows and columns from there on are padding.
+  """
+  length = len(similarity)
+  valid = jnp.arange(length) < number
+  pairs = valid[:, None] & valid
+
+  def mean(values, axis=None):
+    shown = jnp.where(pairs, values, 0).sum(axis, keepdims=True)
+    return shown / jnp.maximum(pairs.sum(axis, keepdims=True), 1)
+
+  centred = similarity - mean(similarity, 0) - mean(similarity, 1) + mean(similarity)
+  scaled = centred / jnp.sqrt(jnp.maximum(mean(jnp.square(centred)), 1e-12))
+  heard = jnp.arange(length)[:, None] + jnp.arange(-MAX_SHIFT, MAX_SHIFT + 1)  # (N, 31)
+  met = valid[:, None] & (heard >= 0) & (heard < number)
+  values = jnp.take_along_axis(scaled, jnp.clip(heard, 0, length - 1), axis=1)
+  count = met.sum(0)
+  matches = jnp.where(met, values, 0).sum(0) / jnp.maximum(count, 1)
+  matches = jnp.where(2 * count >= number, matches, jnp.nan)
+  best = jnp.nanargmax(matches)
+  return Agreement(
+    match=matches[best],
+    confidence=matches[best] - jnp.nanmedian(matches),
+    offset=MAX_SHIFT - best,
+    matches=matches,
+  )

@@ -17,6 +17,7 @@ Departures     There, any shift is as likely as any other: `near=0`. SyncNet's t
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,6 +39,7 @@ from tfg_jax.systems.sources import Source
 WINDOW_FRAMES = sync_metrics.WINDOW_FRAMES  # of both judges
 _PUBLIC = {'color_syncnet': 'color', 'syncnet_v2': 'syncnet'}  # network -> judge
 _TELLING = 0.02  # a judge whose loss is as near to that of guessing has learnt nothing
+_WINDOWS_AT_ONCE = 20  # of whole clips, as officially with SyncNet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,13 +121,39 @@ class Color:
   def halves(self, faces):
     """(5 N, S, S, 3) faces, window by window, to (N, S/2, S, 15) lower halves."""
     lower = faces[:, self.size // 2 :]
-    stacked = lower.reshape(-1, WINDOW_FRAMES, *lower.shape[1:])
-    return jnp.moveaxis(stacked, 1, 3).reshape(len(stacked), *lower.shape[1:3], -1)
+    return self._stacked(lower.reshape(-1, WINDOW_FRAMES, *lower.shape[1:]))
+
+  def _stacked(self, windows):
+    """(N, 5, S/2, S, 3) to (N, S/2, S, 15)."""
+    return jnp.moveaxis(windows, 1, 3).reshape(len(windows), *windows.shape[2:4], -1)
 
   def mel(self, batch: base.Batch, times):
     """(N, 80, 16, 1) windows of log-mel that begin at `times`."""
     mel = audio_features.mel_windows(batch['wav'], batch['num_samples'], times, lead=0.0)
     return mel.reshape(-1, *mel.shape[2:])[..., None]
+
+  def embed_clip(self, variables, clip: base.Batch):
+    """Embeddings (T - 5, D) of the lips and the sound of all windows of one clip.
+
+    Args:
+      variables: of the network.
+      clip: `frames` (T, H, W, 3) uint8 RGB at 25 per second, `boxes` (T, 4), `wav` (S,) int16 at
+        16 kHz and `num_samples` (), padded as batches are.
+    """
+    length, half = len(clip['frames']), self.size // 2
+    frames, boxes = clip['frames'][None], clip['boxes'][None]
+    lower = mouths.crop({'frames': frames, 'boxes': boxes}, jnp.arange(length)[None], self.size)
+    lower = lower[:, half:]
+
+    def see(start):
+      window = jax.lax.dynamic_slice_in_dim(lower, start, WINDOW_FRAMES)
+      return self._stacked(window[None])[0]
+
+    starts = _starts(length)
+    embed = functools.partial(self.module.apply, variables, train=False)
+    lips = _by_windows(lambda start: embed(see(start)[None], method='embed_face')[0], starts)
+    heard = {'wav': clip['wav'][None], 'num_samples': clip['num_samples'][None]}
+    return lips, embed(self.mel(heard, starts[None] / mouths.FPS), method='embed_audio')
 
   def draw(self, rng, last: int, settings: Settings):
     """Starts (K,) of lip windows, 0 to `last`, and of the sound that is paired with each."""
@@ -146,8 +174,8 @@ class Color:
     return losses.cosine_bce(speech, lips, label, axis_name=axis_name), right.mean()
 
   def similarity(self, lips, speech):
-    """(B, K, K) of windows (B, K, D) with all sounds of their clips."""
-    return jnp.einsum('bid,bjd->bij', lips, speech)
+    """(..., N, M) cosines of lips (..., N, D) with sounds (..., M, D)."""
+    return lips @ jnp.swapaxes(speech, -1, -2)
 
   def evaluate(self, similarity, own):
     """(B,) losses of a clip's windows, as many in sync as out of sync; `own` where they are."""
@@ -196,6 +224,19 @@ class SyncNet:
     )
     return lips, speech.reshape(-1, *speech.shape[2:])
 
+  def embed_clip(self, variables, clip: base.Batch):
+    """Embeddings (T - 5, D) of lips and sound; see `Color.embed_clip`. `boxes` are not needed."""
+    starts = _starts(len(clip['frames']))
+    embed = functools.partial(self.module.apply, variables, train=False)
+
+    def see(start):
+      window = jax.lax.dynamic_slice_in_dim(clip['frames'], start, WINDOW_FRAMES)
+      seen = sync_metrics.lip_windows(window, jnp.zeros(1, jnp.int32), self.size)
+      return embed(seen, method='embed_lips')[0]
+
+    speech = sync_metrics.speech_windows(clip['wav'], clip['num_samples'], starts)
+    return _by_windows(see, starts), embed(speech, method='embed_speech')
+
   def draw(self, rng, last: int, settings: Settings):
     """Starts (K,) of different windows, 0 to `last`, and of their own sound."""
     starts = _different(rng, last, settings.windows)
@@ -208,8 +249,8 @@ class SyncNet:
     return losses.masked_mean(self.evaluate(similarity, own), axis_name=axis_name), found.mean()
 
   def similarity(self, lips, speech):
-    """(B, K, K) of windows (B, K, D) with all sounds of their clips."""
-    square = jnp.square(lips[:, :, None] - speech[:, None]).sum(-1)
+    """(..., N, M) distances, negative, of lips (..., N, D) from sounds (..., M, D)."""
+    square = jnp.square(lips[..., :, None, :] - speech[..., None, :, :]).sum(-1)
     return -jnp.sqrt(jnp.maximum(square, 1e-12))  # the root has no gradient at 0
 
   def evaluate(self, similarity, own):
@@ -231,12 +272,22 @@ Judge = Color | SyncNet
 _JUDGES = {'color': Color, 'syncnet': SyncNet}
 
 
-def read(folder: str | pathlib.Path, kind: str) -> Judge:
+def _starts(frames: int):
+  """Where the windows of a clip begin: one fewer than would fit, see `sync_metrics`."""
+  return jnp.arange(max(frames - WINDOW_FRAMES, 1))
+
+
+def _by_windows(embed, starts):
+  """`embed(start)` of all starts, a few at a time: they fill memory otherwise."""
+  return jax.lax.map(embed, starts, batch_size=_WINDOWS_AT_ONCE)
+
+
+def read(folder: str | pathlib.Path, kind: str = '') -> Judge:
   """The judge of a workdir or of a converted network; its weights are not read.
 
   Args:
     folder: of a run of sync_expert, or of a converted color_syncnet or syncnet_v2.
-    kind: 'color' or 'syncnet', the one that is needed.
+    kind: 'color' or 'syncnet', the one that is needed; '': either.
 
   Raises:
     CheckpointError, ConversionError: if the folder holds no such judge.
@@ -245,24 +296,24 @@ def read(folder: str | pathlib.Path, kind: str) -> Judge:
 
   if converted.is_converted(folder):
     name = converted.read_record(folder).network
-    if _PUBLIC.get(name) == kind:
-      size = 96 if kind == 'color' else sync_metrics.FRAME_SIZE
-      return _JUDGES[kind](networks.OFFICIAL[name](), size)
+    if name in _PUBLIC and kind in ('', _PUBLIC[name]):
+      size = 96 if _PUBLIC[name] == 'color' else sync_metrics.FRAME_SIZE
+      return _JUDGES[_PUBLIC[name]](networks.OFFICIAL[name](), size)
     name = f'a converted {name}'
   else:
     run = configuration.resolve(trained.read_config(folder))
     name = f'the workdir of a run of {run.system}'
     if run.system == 'sync_expert':
       expert = SyncExpert.from_config(run)
-      if expert.settings.judge == kind:
+      if kind in ('', expert.settings.judge):
         return expert.judge
       name += f', judge {expert.settings.judge}'
-  public = next(network for network, judge in _PUBLIC.items() if judge == kind)
+  kinds = {network: judge for network, judge in _PUBLIC.items() if kind in ('', judge)}
   raise errors.CheckpointError(
-    f'this is {name}, and no {kind} judge of sync.',
+    f'this is {name}, and no {kind or "color or syncnet"} judge of sync.',
     where=folder,
-    hint=f"name the workdir of a sync_expert run with model.judge='{kind}', or a converted "
-    f'{public}.',
+    hint=f'name the workdir of a sync_expert run with model.judge={" or ".join(kinds.values())}, '
+    f'or a converted {" or ".join(kinds)}.',
   )
 
 

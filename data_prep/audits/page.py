@@ -1,0 +1,305 @@
+"""The report: a summary for the terminal, `audit.csv` for programs, `audit.html` for people."""
+
+import base64
+import collections
+import csv
+import dataclasses
+import html
+import io
+import math
+import os
+
+import cv2
+import numpy as np
+
+from data_prep.audits import faults, measures
+from tfg_jax.data import records
+
+PAGE_FILE, TABLE_FILE = 'audit.html', 'audit.csv'
+HOW_TO_SYNC = (
+  'No sync expert was asked, so nothing is known of lips and sound. Name one with --sync=DIR: train '
+  'it on these records (python -m tfg_jax.main --config=configs/sync_expert.py '
+  '--workdir=DIR --config.data.root=RECORDS; :puppets_color for puppets) or import a public one '
+  '(python -m tfg_jax.convert import --network=syncnet_v2 --input=FILE --output=DIR).'
+)
+CANNOT_TELL = (
+  'The sync expert cannot tell these clips from clips with the sound of others: it accuses nobody. '
+  'It may not have learnt enough, or know another kind of faces; or most of the sound is wrong.'
+)
+_SHOWN, _STRIP, _FACE = 12, 6, 96  # clips of a kind, pictures of a clip, their height in pixels
+_BARS = 31
+
+
+def write(folder, directory, found):
+  """Writes both files; `found` is an `audit.Audit` of the records in `directory`."""
+  _replace(os.path.join(folder, TABLE_FILE), _table(found.findings))
+  _replace(os.path.join(folder, PAGE_FILE), _page(directory, found))
+
+
+# --------------------------------------------------------------------------------------------------
+# For the terminal and for programs
+# --------------------------------------------------------------------------------------------------
+
+
+def summary(found) -> str:
+  """Some lines for the terminal."""
+  clips = [finding.measures for finding in found.findings]
+  accused = sum(bool(finding.faults) for finding in found.findings)
+  lines = [
+    f'{found.info.corpus}: {len(clips)} clips, {hours(clips):.2f} hours, '
+    f'{len({clip.speaker for clip in clips if clip.speaker})} speakers; {accused} with a fault',
+    f'  licence: {found.info.licence}',
+    *(f'  {name}: {text}' for name, text in _facts(found)),
+  ]
+  for kind, names in (('faults', faults.FAULTS), ('remarks', faults.REMARKS)):
+    counts = collections.Counter(name for x in found.findings for name in getattr(x, kind))
+    said = [f'{name} {counts[name]}' for name in names if counts[name]]
+    lines.append(f'  {kind}: {", ".join(said) or "none"}')
+  return '\n'.join(lines)
+
+
+def hours(clips) -> float:
+  """That they last together."""
+  return sum(clip.seconds for clip in clips) / 3600
+
+
+def _facts(found):
+  """(what, text) of the record set as a whole."""
+  clips = [finding.measures for finding in found.findings]
+  for name, unit, digits in (
+    ('seconds', 's', 2), ('source_fps', 'frames/s before', 2), ('fps', 'frames/s', 2),
+    ('distinct_fps', 'different pictures/s', 1), ('face_height', 'px of face', 0),
+    ('jitter', '% of box jitter', 2), ('level', 'dB', 1), ('silence', 'share silent', 2),
+    ('clipping', 'share clipped', 5), ('match', 'match', 2), ('offset', 'frames of offset', 0),
+  ):  # fmt: skip
+    values = _known(clips, name)
+    if len(values):
+      low, middle, high = np.percentile(values, [2, 50, 98])
+      yield unit, f'{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})'
+  yield from _texts_and_speakers(clips)
+  if not any(not math.isnan(clip.match) for clip in clips):
+    yield 'sync', HOW_TO_SYNC
+  elif math.isnan(found.threshold):
+    yield 'sync', CANNOT_TELL
+  else:
+    yield 'sync', f'a match of {found.threshold:.2f} is better than 98 % of foreign sounds reach'
+  if not found.looks:
+    yield 'faces', 'not sought (--looks=0)'
+
+
+def _texts_and_speakers(clips):
+  splits = collections.defaultdict(list)
+  for clip in clips:
+    splits[clip.split].append(clip)
+  words = {
+    split: {word for clip in own for word in clip.text.lower().split()}
+    for split, own in splits.items()
+  }
+  people = {split: {clip.speaker for clip in own} - {''} for split, own in splits.items()}
+  for split, own in splits.items():
+    written = sum(bool(clip.text.strip()) for clip in own)
+    text = f'{len(own)} clips, {hours(own):.2f} hours, {len(people[split])} speakers, '
+    text += f'{written / len(own):.0%} with text, {len(words[split])} different words'
+    if split != 'train' and 'train' in splits:
+      shared, new = people[split] & people['train'], words[split] - words['train']
+      text += f'; {len(shared)} speakers are in train too, {len(new)} words are not'
+    yield f'split {split}', text
+
+
+def _known(clips, name):
+  values = np.array([getattr(clip, name) for clip in clips], float)
+  return values[~np.isnan(values)]
+
+
+def _table(findings):
+  """All measures of all clips, with faults and remarks; numbers nobody knows stay empty."""
+  file = io.StringIO()
+  names = [field.name for field in dataclasses.fields(measures.Measures)]
+  table = csv.writer(file, lineterminator='\n')
+  table.writerow(['faults', 'remarks', *names])
+  for finding in findings:
+    values = [getattr(finding.measures, name) for name in names]
+    table.writerow(
+      [
+        '; '.join(finding.faults),
+        '; '.join(finding.remarks),
+        *(('' if math.isnan(x) else f'{x:.6g}') if isinstance(x, float) else x for x in values),
+      ]
+    )
+  return file.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------
+# For people
+# --------------------------------------------------------------------------------------------------
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+  max-width: 1080px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; } td, th { padding: .2em .8em .2em 0; text-align: left;
+  vertical-align: top; border-bottom: 1px solid #eee; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.charts { display: flex; flex-wrap: wrap; gap: 1.2em; } figure { margin: 0; }
+figcaption { font-size: .85em; color: #555; } .sheet { display: grid;
+  grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: .8em; }
+.sheet img { width: 100%; display: block; } .bad { color: #b3261e; } .fine { color: #1b6e3c; }
+.scroll { max-height: 32em; overflow: auto; font-size: .85em; }
+"""
+
+
+def _page(directory, found):
+  clips = [finding.measures for finding in found.findings]
+  accused = [finding for finding in found.findings if finding.faults]
+  parts = [
+    f'<h1>Audit of {_text(found.info.corpus)}</h1>',
+    f'<p>{len(clips)} clips, {hours(clips):.2f} hours. '
+    + (
+      f'<b class="bad">{len(accused)} have a fault.</b>'
+      if accused
+      else '<b class="fine">None has a fault.</b>'
+    )
+    + f' Licence: {_text(found.info.licence)}. Made by {_text(found.info.tool)}.</p>',
+    '<h2>Findings</h2>',
+    _counts(found),
+    '<h2>The record set</h2><table>',
+    *(f'<tr><td>{_text(what)}</td><td>{_text(text)}</td></tr>' for what, text in _facts(found)),
+    '</table><h2>Measures</h2><div class="charts">',
+    *_charts(found, clips),
+    '</div>',
+    *_sheets(directory, found),
+    *_listing(found),
+  ]
+  title = f'<title>Audit of {_text(found.info.corpus)}</title>'
+  head = f'<!doctype html><html lang="en"><meta charset="utf-8">{title}<style>{_STYLE}</style>'
+  return head + '\n'.join(parts) + '</html>\n'
+
+
+def _text(value):
+  return html.escape(str(value))
+
+
+def _counts(found):
+  rows = []
+  for kind, names in (('faults', faults.FAULTS), ('remarks', faults.REMARKS)):
+    counts = collections.Counter(name for x in found.findings for name in getattr(x, kind))
+    for name, meaning in names.items():
+      share = counts[name] / len(found.findings)
+      style = ' class="bad"' if kind == 'faults' and counts[name] else ''
+      rows.append(
+        f'<tr{style}><td>{name}</td><td class="n">{counts[name]}</td>'
+        f'<td class="n">{share:.1%}</td><td>{kind[:-1]}: {meaning}</td></tr>'
+      )
+  return f'<table>{"".join(rows)}</table>'
+
+
+def _charts(found, clips):
+  """Histograms of what is known."""
+  shapes = (
+    ('offset', 'offset: frames by which the sound has to be moved', (-15.5, 15.5)),
+    ('match', 'match of lips and sound; grey: with the sound of other clips', None),
+    ('seconds', 'length, seconds', None), ('source_fps', 'frames/s before resampling', None),
+    ('distinct_fps', 'different pictures per second', None),
+    ('face_height', 'height of the face, pixels', None),
+    ('jitter', 'box jitter, % of the height', None), ('level', 'loudness, dB', None),
+    ('silence', 'share of silence', (0, 1)), ('clipping', 'share of clipped samples', None),
+  )  # fmt: skip
+  for name, caption, limits in shapes:
+    values = _known(clips, name)
+    if len(values):
+      others = found.foreign if name == 'match' else np.zeros(0)
+      mark = found.threshold if name == 'match' else math.nan
+      yield _histogram(values, caption, limits, others, mark)
+
+
+def _histogram(values, caption, limits, others, mark):
+  """An SVG of two histograms over each other, each with its own scale, and a mark."""
+  width, height = 330, 120
+  both = np.concatenate([values, others])
+  low, high = limits or (both.min(), both.max())
+  if high - low < 1e-9:
+    low, high = low - 0.5, high + 0.5
+  bars = []
+  for one, colour in ((others, '#bbb'), (values, '#3367a8')):
+    counts = np.histogram(np.clip(one, low, high), _BARS, (low, high))[0]
+    for place, count in enumerate(counts):
+      if count:
+        tall = max(1.0, height * count / counts.max())
+        bars.append(
+          f'<rect x="{width * place / _BARS:.1f}" y="{height - tall:.1f}" fill="{colour}" '
+          f'width="{width / _BARS - 1:.1f}" height="{tall:.1f}" opacity="0.8">'
+          f'<title>{count}</title></rect>'
+        )
+  if not math.isnan(mark):
+    x = width * (mark - low) / (high - low)
+    bars.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" stroke="#b3261e"/>')
+  return (
+    f'<figure><svg width="{width}" height="{height + 16}" role="img" aria-label="{caption}">'
+    f'{"".join(bars)}<line x1="0" x2="{width}" y1="{height}" y2="{height}" stroke="#888"/>'
+    f'<text x="0" y="{height + 13}" font-size="11">{low:.4g}</text>'
+    f'<text x="{width}" y="{height + 13}" font-size="11" text-anchor="end">{high:.4g}</text>'
+    f'</svg><figcaption>{caption}</figcaption></figure>'
+  )
+
+
+def _sheets(directory, found):
+  """Contact sheets: clips of every fault and remark, and of those without any."""
+  kinds = [(name, [x for x in found.findings if name in x.faults]) for name in faults.FAULTS]
+  kinds += [(name, [x for x in found.findings if name in x.remarks]) for name in faults.REMARKS]
+  kinds.append(('nothing found', [x for x in found.findings if not x.faults + x.remarks]))
+  sources = {}
+  for name, findings in kinds:
+    if findings:
+      places = np.unique(np.linspace(0, len(findings) - 1, _SHOWN).astype(int))
+      yield f'<h2>{name} <small>({len(places)} of {len(findings)})</small></h2><div class="sheet">'
+      for place in places:
+        yield _figure(directory, findings[place].measures, sources)
+      yield '</div>'
+
+
+def _figure(directory, clip, sources):
+  source = sources.setdefault(clip.split, records.RecordSource(directory, clip.split))
+  where = source.locate(clip.number)
+  record = records.decode_clip(source[clip.number], where=where)
+  frames = measures.decode(record, where)
+  chosen = np.linspace(0, len(frames) - 1, _STRIP).astype(int)
+  width = round(record.width * _FACE / record.height)
+  strip = []
+  for index in chosen:
+    x1, y1, x2, y2 = map(int, record.boxes[index])
+    picture = cv2.rectangle(frames[index].copy(), (x1, y1), (x2 - 1, y2 - 1), (90, 200, 120))
+    strip.append(cv2.resize(picture, (width, _FACE), interpolation=cv2.INTER_AREA))
+  (jpeg,) = records.encode_jpegs([np.concatenate(strip, axis=1)], quality=80)
+  said = f'{clip.split}/{clip.clip}: {clip.seconds:.1f} s, {clip.level:.0f} dB'
+  if not math.isnan(clip.match):
+    said += f', offset {clip.offset:+.0f}, match {clip.match:.2f}'
+  image = f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" alt="">'
+  return f'<figure>{image}<figcaption>{_text(said)}</figcaption></figure>'
+
+
+def _listing(found):
+  """Every clip with a fault or a remark."""
+  named = [finding for finding in found.findings if finding.faults or finding.remarks]
+  if not named:
+    return
+  numbers = ('seconds', 'level', 'still', 'faces_beside', 'offset', 'match', 'confidence')
+  yield f'<h2>All findings <small>({len(named)} clips)</small></h2>'
+  yield '<div class="scroll"><table><tr><th>clip</th><th>split</th><th>found</th>'
+  yield ''.join(f'<th class="n">{name.replace("_", " ")}</th>' for name in numbers) + '</tr>'
+  for finding in named:
+    clip = finding.measures
+    yield f'<tr><td>{_text(clip.clip)}</td><td>{_text(clip.split)}</td>'
+    bad, other = (', '.join(names) for names in (finding.faults, finding.remarks))
+    yield f'<td><span class="bad">{bad}</span> {other}</td>'
+    values = (getattr(clip, name) for name in numbers)
+    cells = ('' if math.isnan(x) else f'{x:.4g}' for x in values)
+    yield ''.join(f'<td class="n">{cell}</td>' for cell in cells) + '</tr>'
+  yield '</table></div>'
+
+
+def _replace(path, text):
+  """Writes a file that is whole or absent."""
+  temporary = f'{path}.{os.getpid()}.partial'
+  with open(temporary, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file:
+    file.write(text)
+  os.replace(temporary, path)
