@@ -57,7 +57,7 @@ def judge(clips: Sequence[Measures], threshold: float = math.nan) -> list[Findin
 def _faults(clip, threshold, copies):
   silent, frozen = is_silent(clip), is_frozen(clip)
   # Where there is nothing to hear or to see, the expert's answer means nothing.
-  heard = not silent and not frozen and not math.isnan(clip.match)
+  heard = not (silent or frozen or math.isnan(clip.match) or math.isnan(threshold))
   fits = clip.match >= threshold
   found = {
     'silent': silent,

@@ -17,8 +17,8 @@ from tfg_jax.data import records
 
 PAGE_FILE, TABLE_FILE = 'audit.html', 'audit.csv'
 HOW_TO_SYNC = (
-  'No sync expert was asked, so nothing is known of lips and sound. Name one with --sync=DIR: train '
-  'it on these records (python -m tfg_jax.main --config=configs/sync_expert.py '
+  'No sync expert was asked, so nothing is known of lips and sound. Name one with --sync=DIR: '
+  'train it on these records (python -m tfg_jax.main --config=configs/sync_expert.py '
   '--workdir=DIR --config.data.root=RECORDS; :puppets_color for puppets) or import a public one '
   '(python -m tfg_jax.convert import --network=syncnet_v2 --input=FILE --output=DIR).'
 )
@@ -101,8 +101,8 @@ def _texts_and_speakers(clips):
     text = f'{len(own)} clips, {hours(own):.2f} hours, {len(people[split])} speakers, '
     text += f'{written / len(own):.0%} with text, {len(words[split])} different words'
     if split != 'train' and 'train' in splits:
-      shared, new = people[split] & people['train'], words[split] - words['train']
-      text += f'; {len(shared)} speakers are in train too, {len(new)} words are not'
+      known, new = people[split] & people['train'], words[split] - words['train']
+      text += f'; {len(known)} speakers are in train too, {len(new)} words are not'
     yield f'split {split}', text
 
 
