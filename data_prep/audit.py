@@ -27,7 +27,7 @@ from absl import app, flags
 from tfg_jax import errors
 from tfg_jax.errors import ConfigError
 
-_OVERLAP = 0.2  # of a face with the box of the clip: below, it is another face
+_OVERLAP = 0.2  # of two boxes of one face
 _TRUSTED = 0.5  # share of clips that must match for the expert's accusations to be believed
 
 
@@ -117,9 +117,12 @@ def look(frames: np.ndarray, boxes: np.ndarray, detector, looks: int) -> dict[st
   seen = faces.detect_faces([frames[i] for i in chosen], detector)
   own, beside = [], []
   for index, found in zip(chosen, seen, strict=True):
-    shares = [faces.overlap(face, boxes[index].astype(float)) for face in found]
-    own.append(any(share >= _OVERLAP for share in shares))
-    beside.append(any(share < _OVERLAP for share in shares))
+    box = boxes[index].astype(float)
+    nearest = max(found, key=lambda face, box=box: faces.overlap(face, box), default=None)
+    own.append(nearest is not None and faces.overlap(nearest, box) >= _OVERLAP)
+    # Boxes may be as large as the picture: what is seen of the face says better where it is.
+    reference = nearest if own[-1] else box
+    beside.append(any(faces.overlap(face, reference) < _OVERLAP for face in found))
   return {'faces_found': float(np.mean(own)), 'faces_beside': float(np.mean(beside))}
 
 

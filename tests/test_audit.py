@@ -105,16 +105,19 @@ def test_pictures_that_repeat_are_counted():
   assert measures.measure(known, measures.decode(known, ''), 0).source_fps == 29.97
 
 
-def test_a_face_beside_is_one_that_does_not_overlap_the_box():
-  boxes = np.tile([10, 10, 30, 30], (8, 1))
-  seen = iter([[(11, 10, 31, 30)], [(11, 10, 31, 30), (60, 10, 80, 30)], []])
+@pytest.mark.parametrize('box', [(10, 10, 30, 30), (0, 0, 90, 40)])
+def test_a_face_beside_is_one_that_does_not_overlap_the_own(box):
+  """Also where the box is the whole picture."""
+  seen = iter([[(5, 10, 35, 30)], [(5, 10, 35, 30), (60, 10, 70, 30)], []])
   looked = audit.look(
     np.zeros((8, 9, 9, 3), np.uint8),
-    boxes,
+    np.tile(box, (8, 1)),
     lambda frames: [np.array(next(seen), float).reshape(-1, 4) for _ in frames],
     3,
   )
-  assert looked == {'faces_found': pytest.approx(2 / 3), 'faces_beside': pytest.approx(1 / 3)}
+  if box[0]:
+    assert looked['faces_found'] == pytest.approx(2 / 3)
+  assert looked['faces_beside'] == pytest.approx(1 / 3)
 
 
 # --------------------------------------------------------------------------------------------------
