@@ -120,8 +120,9 @@ def look(frames: np.ndarray, boxes: np.ndarray, detector, looks: int) -> dict[st
     box = boxes[index].astype(float)
     nearest = max(found, key=lambda face, box=box: faces.overlap(face, box), default=None)
     own.append(nearest is not None and faces.overlap(nearest, box) >= _OVERLAP)
-    # Boxes may be as large as the picture: what is seen of the face says better where it is.
-    reference = nearest if own[-1] else box
+    # A box may be as large as the picture: what is seen of the face says better where it is.
+    touches = nearest is not None and faces.overlap(nearest, box) > 0
+    reference = nearest if touches else box
     beside.append(any(faces.overlap(face, reference) < _OVERLAP for face in found))
   return {'faces_found': float(np.mean(own)), 'faces_beside': float(np.mean(beside))}
 
