@@ -1,8 +1,9 @@
-r"""Trains or evaluates a system.
+r"""Trains or evaluates a system, or plans its training.
 
 python -m tfg_jax.main --config=configs/demo.py --workdir=/tmp/tfg
 python -m tfg_jax.main --config=configs/talklip.py:g+c --workdir=DIR --config.data.root=DIR
 python -m tfg_jax.main --mode=evaluate --workdir=/tmp/tfg
+python -m tfg_jax.main --mode=plan --topology=v5e:2x4 --config=configs/talklip.py:no_lip
 """
 
 import os
@@ -29,8 +30,24 @@ def define_flags(values=flags.FLAGS):
   flags.DEFINE_enum(
     'mode',
     'train',
-    ['train', 'evaluate'],
-    'train goes on where the workdir stands; evaluate prints the table of its best checkpoint.',
+    ['train', 'evaluate', 'plan'],
+    'train goes on where the workdir stands; evaluate prints the table of its best checkpoint; '
+    'plan needs no workdir and says what a step costs on --topology.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'topology',
+    None,
+    "Of --mode=plan: a TPU slice, e.g. v5e:4x4, which need not exist; or 'local', these devices.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'stage', None, 'Of --mode=plan: a stage of the system; default the last.', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'compiles',
+    4,
+    'Of --mode=plan: compilations that the search for the largest batch may take.',
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -42,8 +59,9 @@ def define_flags(values=flags.FLAGS):
 
 
 def main(argv, values=flags.FLAGS):
-  errors.check_arguments(argv, values, 'workdir')
-  if values.config is None and values.mode == 'train':
+  plans = values.mode == 'plan'
+  errors.check_arguments(argv, values, 'topology' if plans else 'workdir')
+  if values.config is None and values.mode != 'evaluate':
     raise errors.ConfigError('--config is missing', hint='e.g. --config=configs/demo.py')
   logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   # Imported here so that --help answers at once.
@@ -51,6 +69,13 @@ def main(argv, values=flags.FLAGS):
 
   if values.multihost:
     jax.distributed.initialize()  # before any device is touched
+  if plans:
+    if values.topology != 'local':
+      jax.config.update('jax_platforms', 'cpu')  # the slice's chips are not asked for
+    from tfg_jax import plan
+
+    plan.plan(values.config, values.topology, stage=values.stage, compiles=values.compiles)
+    return
   from tfg_jax import evaluate, train, trained
 
   workdir = pathlib.Path(values.workdir).absolute()

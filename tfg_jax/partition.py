@@ -63,14 +63,24 @@ class Partition:
         out_shardings=(self.whole, self.whole),
         donate_argnums=0,
       )
-    compiled = jax.pmap(
+    compiled = self._pmap(step)
+    return lambda state, batch: compiled(state, self._stack(batch))
+
+  def _pmap(self, step):
+    return jax.pmap(
       step,
       axis_name=AXIS,
       in_axes=(None, 0),
       out_axes=(None, None),
       devices=list(self.mesh.devices.flat),
     )
-    return lambda state, batch: compiled(state, self._stack(batch))
+
+  def lower(self, step: Callable, state, batch) -> jax.stages.Lowered:
+    """What `train` gives to the compiler, for a state and a batch that may be shapes alone."""
+    if self.kind == 'jit':
+      return self.train(step).lower(state, batch)
+    shapes = jax.eval_shape(self._stack, batch)
+    return self._pmap(step).lower(state, shapes)
 
   def evaluate(self, step: Callable) -> Callable:
     """Compiles `step(state, batch) -> {name: (B, ...)}` over the devices, without collectives."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tfg_jax import checkpoints, configuration, errors, trained
+from tfg_jax import checkpoints, configuration, errors, networks, systems, trained
 from tfg_jax.pytorch import converted
 from tfg_jax.systems.sources import Source
 
@@ -24,13 +24,7 @@ def load(folder: str | pathlib.Path) -> Source:
   folder = pathlib.Path(folder).absolute()
   if converted.is_converted(folder):
     variables, conversion = converted.load(folder)
-    nets = {conversion.network: variables}
-    if conversion.network.endswith('_seq2seq'):
-      nets = {
-        name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
-        for name in ('encoder', 'decoder')
-      }
-    return Source(folder, nets, conversion.network)
+    return _public(folder, conversion.network, variables)
   run = configuration.resolve(trained.read_config(folder))
   with checkpoints.Checkpoints(folder, run.checkpoint, read_only=True) as saved:
     step = saved.best_step
@@ -41,6 +35,35 @@ def load(folder: str | pathlib.Path) -> Source:
       hint='let it train until its first save (config.checkpoint.every).',
     )
   return Source(folder, _read_nets(folder / 'checkpoints' / f'{step:012d}' / 'state'))
+
+
+def shapes(folder: str | pathlib.Path) -> Source:
+  """What `load` reads, with shapes and dtypes in place of arrays; there need be no weights.
+
+  Raises:
+    CheckpointError, ConversionError: if the folder is neither.
+  """
+  folder = pathlib.Path(folder).absolute()
+  if converted.is_converted(folder):
+    network = converted.read_record(folder).network
+    return _public(folder, network, networks.official_shapes(network))
+  run = configuration.resolve(trained.read_config(folder))
+  system = systems.build(run, axis_name=None)
+  state = jax.eval_shape(system.init, jax.random.key(0))
+  nets = {
+    name: {'params': net.params, 'batch_stats': net.stats} for name, net in state.nets.items()
+  }
+  return Source(folder, nets)
+
+
+def _public(folder, network, variables) -> Source:
+  nets = {network: variables}
+  if network.endswith('_seq2seq'):
+    nets = {
+      name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
+      for name in ('encoder', 'decoder')
+    }
+  return Source(folder, nets, network)
 
 
 def _read_nets(path) -> dict[str, dict[str, Any]]:

@@ -66,10 +66,7 @@ def save(directory, variables: Mapping, conversion: Conversion, *, tokenizer: by
     # Weights hardly compress, and compressing them takes another copy of all.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
       checkpointer.save(partial / _VARIABLES, args=ocp.args.PyTreeSave(dict(variables)))
-    if tokenizer:
-      (partial / _TOKENIZER).write_bytes(tokenizer)
-    record = json.dumps(dataclasses.asdict(conversion), indent=2, allow_nan=False)
-    (partial / _RECORD).write_text(record + '\n')
+    save_record(partial, conversion, tokenizer)
     if directory.is_dir():
       directory.rmdir()
     partial.rename(directory)
@@ -79,6 +76,15 @@ def save(directory, variables: Mapping, conversion: Conversion, *, tokenizer: by
     ) from error
   finally:
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_record(directory: pathlib.Path, conversion: Conversion, tokenizer: bytes = b''):
+  """Writes all of a converted network but its variables into a folder, which may be a new one."""
+  directory.mkdir(exist_ok=True)
+  if tokenizer:
+    (directory / _TOKENIZER).write_bytes(tokenizer)
+  record = json.dumps(dataclasses.asdict(conversion), indent=2, allow_nan=False)
+  (directory / _RECORD).write_text(record + '\n')
 
 
 def check_free(directory):

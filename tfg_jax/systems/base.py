@@ -143,6 +143,7 @@ class System(Protocol):
   # The evaluation result that decides which checkpoint is best, lower is better; evaluations
   # without it do not compete.
   score: str
+  last_stage: int  # of a run; `init` has its first
 
   sources: Mapping[str, str]  # name -> folder of another run or of a converted network, for `start`
 
@@ -200,6 +201,7 @@ class Expert:
   """What the systems that only look and listen have in common; their schedules follow the step."""
 
   draws = ''
+  last_stage = 0
   called: str  # by messages
 
   def on_evaluation(self, state: State, results: dict[str, float]) -> State:

@@ -90,6 +90,8 @@ class SDFA:
   sync_judge: networks.SyncJudge
   axis_name: str | None = None
 
+  last_stage = ANIMATION
+
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'SDFA':
     """Builds networks and settings from `run.model`.

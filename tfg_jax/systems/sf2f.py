@@ -245,10 +245,14 @@ class SF2F:
   def _stage_at(self, step: int) -> int:
     steps = self.settings
     ends = np.cumsum([steps.face_steps, steps.portrait_steps, steps.settling_steps])
-    stage = sum(step >= int(end) for end in ends)
-    if stage == FUSION and not self._fuses:  # nothing follows the last stage of the others
-      stage = SETTLING if steps.settling_steps else PORTRAITS
-    return stage
+    return min(sum(step >= int(end) for end in ends), self.last_stage)
+
+  @property
+  def last_stage(self) -> int:
+    """The fuser's, where there is one."""
+    if self._fuses:
+      return FUSION
+    return SETTLING if self.settings.settling_steps else PORTRAITS
 
   def on_evaluation(self, state: base.State, results: dict[str, float]) -> base.State:
     """The stage that the number of steps asks for. With stage 2 the generator's optimiser begins

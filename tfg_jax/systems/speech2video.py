@@ -105,6 +105,7 @@ class Speech2Video:
 
   score = 'generated/l1'
   draws = 'head'
+  last_stage = COMPOSITION
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'Speech2Video':

@@ -99,6 +99,7 @@ class TalkLip:
 
   score = 'generated/l1'
   draws = 'mouth'
+  last_stage = 2
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'TalkLip':

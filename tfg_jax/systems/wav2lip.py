@@ -73,6 +73,7 @@ class Wav2Lip:
 
   score = 'generated/l1'
   draws = 'mouth'
+  last_stage = 1
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'Wav2Lip':
