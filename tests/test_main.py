@@ -33,7 +33,7 @@ def test_help_does_not_import_jax():
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  for flag in ('--config', '--workdir', '--mode', '--[no]multihost'):
+  for flag in ('--config', '--workdir', '--mode', '--topology', '--[no]multihost'):
     assert flag in done.stdout
 
 
@@ -59,6 +59,12 @@ def test_help_does_not_import_jax():
       'DataError',
     ),
     (('--workdir={tmp}/w', '--mode=evaluate'), 'is not the workdir of a run'),
+    (('--mode=plan', '--config=configs/demo.py'), '--topology is missing'),
+    (('--mode=plan', '--topology=v5e:2x2'), '--config is missing'),
+    (
+      ('--mode=plan', '--topology=v5e:3x3', '--config=configs/demo.py'),
+      "v5e has no slices of shape '3x3'",
+    ),
   ],
 )
 def test_what_cannot_work_is_one_message_and_exit_code_2(flags, message, tmp_path):

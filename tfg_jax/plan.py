@@ -16,7 +16,6 @@ import re
 import runpy
 import tempfile
 import time
-from typing import Any
 
 import jax
 import ml_collections
@@ -44,18 +43,21 @@ _KINDS = (
 )
 _COLLECTIVE = re.compile(rf' = (\S.*?) ({"|".join(_KINDS)})(-start)?\((.*)')
 _ARRAY = re.compile(r'\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
+_COMBINED = re.compile(r'(.*?/)\((.*)\)')  # 'jit(step)/(this:that)'
+_KERNEL_GRADIENT = re.compile(r'transpose\(.*/(conv_general_dilated|dot_general)$')
 _NO_MEMORY = re.compile(r'Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm')
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
+_SHOWN = 8  # collectives, of those that should not be
 _CONFIG_FILE = re.compile(r'(.+\.py)(?::(.+))?')
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """An exchange between chips in a compiled program."""
+  """An array that chips exchange in a compiled program."""
 
   kind: str  # 'all-reduce', ...
-  sizes: tuple[int, ...]  # numbers in each array that comes out of it
-  size: int  # bytes of all of them
+  count: int  # numbers
+  size: int  # bytes
   source: str  # the operation of the step that it comes from; '' where that is not known
 
 
@@ -166,9 +168,14 @@ class Step:
     return sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(self.state))
 
   def unexplained(self, cost: Cost) -> list[Collective]:
-    """The collectives that exchange more than gradients, batch statistics and single numbers."""
+    """What is exchanged besides gradients, batch statistics and single numbers."""
     known = {math.prod(x.shape) for x in jax.tree.leaves(self.state.nets)} | {1}
-    return [x for x in cost.collectives if x.kind != 'all-reduce' or not known.issuperset(x.sizes)]
+
+    def is_gradient(x):
+      # Layers that rearrange a kernel have its gradient in another shape.
+      return x.count in known or _KERNEL_GRADIENT.search(x.source)
+
+    return [x for x in cost.collectives if x.kind != 'all-reduce' or not is_gradient(x)]
 
 
 def plan(
@@ -282,17 +289,15 @@ def report(step: Step, cost: Cost, on: slices.Slice) -> str:
     )
   for kind in sorted({x.kind for x in cost.collectives}):
     same = [x for x in cost.collectives if x.kind == kind]
-    size = sum(x.size for x in same)
-    lines.append(f'{kind:16} {len(same)} operations, {size / 1e6:.3f} MB')
+    lines.append(f'{kind:16} {len(same)} arrays, {_mega(same)}')
   others = sorted(step.unexplained(cost), key=lambda x: -x.size)
   if others:
-    lines.append('exchanged besides gradients, statistics and metrics:')
-    lines += [f'  {x.kind} of {x.size / 1e6:.3f} MB  {x.source}' for x in others[:10]]
-    if others[10:]:
-      rest = sum(x.size for x in others[10:])
-      lines.append(f'  and {len(others) - 10} more, {rest / 1e6:.3f} MB')
+    lines.append(f'besides gradients, statistics and metrics, {_mega(others)} are exchanged:')
+    lines += [f'  {x.kind} of {_mega([x])}: {x.source}' for x in others[:_SHOWN]]
+    if more := others[_SHOWN:]:
+      lines.append(f'  and {len(more)} more, {_mega(more)}')
   else:
-    lines.append('no collectives except those of gradients, statistics and metrics')
+    lines.append('nothing is exchanged besides gradients, statistics and metrics')
   return '\n'.join(lines)
 
 
@@ -300,9 +305,13 @@ def _giga(size) -> str:
   return f'{size / 1e9:.2f} GB'
 
 
+def _mega(exchanged) -> str:
+  return f'{sum(x.size for x in exchanged) / 1e6:.3f} MB'
+
+
 def collectives(hlo: str) -> tuple[Collective, ...]:
-  """The collectives of a compiled program's text, each once."""
-  found: dict[Any, Collective] = {}
+  """The arrays that come out of the collectives of a compiled program's text."""
+  found = {}
   for number, line in enumerate(hlo.splitlines()):
     match = _COLLECTIVE.search(line)
     if not match:
@@ -314,15 +323,21 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
     ]
     if starts and kind != 'all-reduce':  # what goes in stands before what comes out
       arrays = arrays[len(arrays) // 2 :]
-    channel = re.search(r'channel_id=(\d+)', rest)  # fusions repeat what they overlap with
-    source = re.search(r'op_name="([^"]*)"', rest)
-    found[channel[1] if channel else number] = Collective(
-      kind,
-      tuple(count for count, _ in arrays),
-      sum(count * bits // 8 for count, bits in arrays),
-      source[1] if source else '',
-    )
-  return tuple(found.values())
+    name = re.search(r'op_name="([^"]*)"', rest)
+    sources = _sources(name[1] if name else '', len(arrays))
+    channel = re.search(r'channel_id=(\d+)', rest)  # some stand in several fusions
+    found[channel[1] if channel else f'line {number}'] = [
+      Collective(kind, count, count * bits // 8, source)
+      for (count, bits), source in zip(arrays, sources, strict=True)
+    ]
+  return tuple(x for exchanged in found.values() for x in exchanged)
+
+
+def _sources(name: str, count: int) -> list[str]:
+  """The operations whose arrays are exchanged together; the name of all where they differ."""
+  combined = _COMBINED.fullmatch(name)
+  names = [combined[1] + part for part in combined[2].split(':')] if combined else []
+  return names if len(names) == count else [name] * count
 
 
 # --------------------------------------------------------------------------------------------------
