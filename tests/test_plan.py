@@ -122,7 +122,7 @@ def test_where_not_one_clip_fits_the_search_says_so():
 HLO = """
   %x = f32[8,8]{1,0:T(8,128)} add(%a, %b), metadata={op_name="jit(step)/all-reduce"}
   %r.1 = (f32[64]{0:T(128)S(1)}, bf16[3,3,4]{2,1,0:T(4)(2,1)}) all-reduce(%p, %q), \
-channel_id=1, replica_groups={{0,1}}, metadata={op_name="jit(step)/(jvp(norm)/sum:transpose(jvp(net))/conv)"}
+channel_id=1, metadata={op_name="jit(step)/(jvp(norm)/sum:transpose(jvp(net))/conv)"}
   %r.2 = f32[] all-reduce(%r), channel_id=2, to_apply=%add
   %g = (f32[2,8]{1,0}, f32[4,8]{1,0}) all-gather-start(%s), channel_id=3, dimensions={0}
   %d = f32[4,8]{1,0} all-gather-done(%g)
