@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import sys
 import time
 
@@ -77,6 +78,11 @@ def main(argv, values=flags.FLAGS):
   workdir = pathlib.Path(values.workdir).absolute()
   todo = talklip.jobs(workdir, values.form, seed=values.seed, variability=values.variability)
   at_once = values.at_once or (2 if values.form == 'quick' else 1)
+  for number in (
+    signal.SIGTERM,
+    signal.SIGINT,
+  ):  # the latter is ignored in the background of a shell
+    signal.signal(number, signal.default_int_handler)
   try:
     finished = jobs.run(
       todo,
