@@ -218,7 +218,7 @@ def test_the_devices_here_can_be_planned_for(twin, capsys):
   said = capsys.readouterr().out
   assert found.batch == 1 and found.total > found.temporaries > 0
   assert 'peak unknown' in said and 'of the slice' not in said
-  assert 'nothing is exchanged besides gradients, statistics and metrics' in said
+  assert '  all-gather of' in said  # XLA does not split an FFT
 
 
 def test_pmap_exchanges_the_same_numbers(twin, capsys):
@@ -266,4 +266,5 @@ def test_a_step_compiles_for_a_slice_that_is_not_there(twin, capsys):
   assert found.batch == 1 and 0 < found.total < slices.CHIPS['v5e'].memory
   assert 'talklip, stage 2, jit, float32, for v5e:2x2: 4 x TPU v5 lite' in said
   assert 'ms at best, bound by' in said
-  assert {x.kind for x in found.collectives} == {'all-reduce'}
+  others = [x for x in found.collectives if x.kind != 'all-reduce']
+  assert all(x.source.endswith('/fft') for x in others)  # XLA does not split it
