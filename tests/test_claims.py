@@ -1,5 +1,6 @@
 """Claims: jobs that run once and in order, differences that are more than chance, the study."""
 
+import dataclasses
 import json
 import pathlib
 import signal
@@ -58,6 +59,18 @@ def test_jobs_run_after_what_they_need_and_only_once(workplace, capsys):
   jobs.run([*todo, touching(workplace, 'd', 'c')], workdir, at_once=1, folder=workplace)
   assert (workplace / 'a.txt').read_text() == 'ran '
   assert 'a: started' not in capsys.readouterr().out
+
+
+def test_nothing_runs_beside_a_job_that_wants_to_be_alone(workplace, capsys):
+  first = [touching(workplace, x) for x in 'ab']
+  alone = dataclasses.replace(touching(workplace, 'c'), alone=True)
+  last = [touching(workplace, x) for x in 'de']
+  jobs.run([*first, alone, *last], workplace / 'work', at_once=2, folder=workplace)
+  lines = [line.split()[1:3] for line in capsys.readouterr().out.splitlines()]
+  place = lines.index(['c:', 'started;'])
+  assert lines[place + 1] == ['c:', 'done']
+  running = sum(1 if word == 'started;' else -1 for _, word in lines[:place])
+  assert running == 0
 
 
 def test_a_job_done_with_other_settings_is_named(workplace):

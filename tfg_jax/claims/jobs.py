@@ -29,7 +29,8 @@ class Job:
   name: str
   arguments: tuple[str, ...]  # of `python -m`: the module first
   needs: tuple[str, ...] = ()  # names of jobs that have to be finished before
-  all_cores: bool = False  # for a job that all others wait for
+  # Nothing runs beside it, and it has all cores: it makes good use of them, or all wait for it.
+  alone: bool = False
 
 
 @dataclasses.dataclass
@@ -107,8 +108,10 @@ def run(
   running: list[_Running] = []
   try:
     while waiting or running:
-      ready = [job for job in waiting if done.issuperset(job.needs)]
-      for job in ready[: at_once - len(running)]:
+      for job in [x for x in waiting if done.issuperset(x.needs)]:
+        others = [one.job for one in running]
+        if len(others) == at_once or others and any(x.alone for x in (job, *others)):
+          continue
         waiting.remove(job)
         place = next(x for x in places if x not in [one.place for one in running])
         running.append(_start(job, workdir, folder, place, environment))
@@ -148,7 +151,7 @@ def _start(job: Job, workdir: pathlib.Path, folder: pathlib.Path, place, environ
       stderr=subprocess.STDOUT,
       start_new_session=True,  # Ctrl-C is for this process alone, which passes it on once
     )
-  if hasattr(os, 'sched_setaffinity') and not job.all_cores:
+  if hasattr(os, 'sched_setaffinity') and not job.alone:
     os.sched_setaffinity(process.pid, place)  # before it has threads, which inherit it
   return _Running(job, process, time.monotonic(), place)
 
