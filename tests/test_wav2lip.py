@@ -1,5 +1,7 @@
 """Wav2Lip: what the sync expert says of drawn lips, when it is listened to, who learns."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from configs import talklip as talklip_configs
 from configs import wav2lip as configs
 from tfg_jax import (
   errors,
+  evaluate,
   pretrained,
   train,
   trained,
@@ -161,6 +164,10 @@ def test_a_run_learns_from_a_run_of_the_expert_and_draws(toy_records, tmp_path, 
   assert state.stage == 1
   lines = (tmp_path / 'run' / 'metrics.jsonl').read_text()
   assert 'g/sync' in lines and 'generated/sync' in lines
+  before = json.loads((tmp_path / 'run' / 'results.json').read_text())['means']
+  again = evaluate.evaluate_workdir(tmp_path / 'run', config).means
+  # Real clips before the expert; what is drawn depends on the checkpoint.
+  assert again['ground_truth/sync'] == pytest.approx(before['ground_truth/sync'], rel=1e-4)
   run, system = build(config)
   faces = np.full((3, 24, 24, 3), 100, np.uint8)
   inputs = {

@@ -173,7 +173,7 @@ def evaluate_workdir(workdir: pathlib.Path, config) -> Results:
     CheckpointError, DataError, ConfigError: where run, records and config do not fit.
   """
   run = configuration.resolve(config)
-  state = trained.load(workdir).state
+  state = trained.load(workdir, all_frozen=True).state
   place = partition.build(run.partition, batch_size=run.data.batch_size)
   system = systems.build(run, axis_name=place.axis_name)
   state = jax.device_put(state, place.whole)

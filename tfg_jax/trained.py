@@ -49,8 +49,12 @@ def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
     ) from error
 
 
-def load(workdir: str | pathlib.Path, *, step: int | None = None) -> Trained:
+def load(
+  workdir: str | pathlib.Path, *, step: int | None = None, all_frozen: bool = False
+) -> Trained:
   """Restores a run for use, from the best checkpoint or the given step.
+
+  `all_frozen` restores the networks that it has learnt from, too: evaluation may ask them.
 
   Raises:
     CheckpointError: if the workdir has no config or no whole checkpoint.
@@ -68,5 +72,5 @@ def load(workdir: str | pathlib.Path, *, step: int | None = None) -> Trained:
         hint='let it train until its first save (config.checkpoint.every).',
       )
     abstract = checkpoints.abstract_state(system.init, jax.random.key(0), place.whole)
-    state, _ = saved.restore(step, abstract)
+    state, _ = saved.restore(step, abstract, all_frozen=all_frozen)
   return Trained(run, system, state, step)
