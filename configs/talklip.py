@@ -9,9 +9,13 @@ Variants (Table 1 of the paper):
   no_lip          l without lip loss: L1 and adversarial
   no_lip_no_gan   l with L1 alone
 
-Each also as puppets_l, puppets_l+c and so on: narrow networks on 48 px faces of puppets, minutes
-on a laptop, with a run of configs/lip_expert.py:puppets_finetune as the expert. `tfg_jax.claims`
-trains all of them.
+and what they can begin with (--config.model.start=DIR), L1 alone:
+  base_l, base_g
+
+Each also as puppets_l, puppets_base_l and so on: narrow networks on 48 px faces of puppets, minutes
+on a laptop, with a run of configs/lip_expert.py:puppets_finetune as the expert. There the base sees
+many clips, one frame of each, and the others go on from it with frames in a row, which an expert
+can read. `tfg_jax.claims` trains all of them.
 """
 
 import ml_collections
@@ -24,8 +28,9 @@ _VARIANTS = {
   'g+c': ('global', 1e-5, 1e-3, 0.07),
   'no_lip': ('local', 0.0, 0.0, 0.07),
   'no_lip_no_gan': ('local', 0.0, 0.0, 0.0),
+  'base_l': ('local', 0.0, 0.0, 0.0),
+  'base_g': ('global', 0.0, 0.0, 0.0),
 }
-
 
 VARIANTS = (*_VARIANTS, *(f'puppets_{name}' for name in _VARIANTS))
 
@@ -54,7 +59,8 @@ def get_config(variant='g+c'):
   )
   c.model = dict(
     audio=audio,
-    expert='',  # the lip reader's folder; only no_lip and no_lip_no_gan do without
+    expert='',  # the lip reader's folder; only no_lip, no_lip_no_gan and base_l do without
+    start='',
     feature_grad_mult=0.1,
     audio_encoder={},  # empty: the official size, as for the next two
     face={},
@@ -85,12 +91,21 @@ def get_config(variant='g+c'):
   )
   if variant.startswith('puppets'):
     _narrow(c)
+    if 'base' in variant:
+      _begin(c)
   return c
+
+
+def _begin(c):
+  c.num_steps = 700
+  c.data.batch_size = 20
+  c.model.update(window_frames=1, stage_starts=(350,) if c.model.audio == 'global' else ())
+  c.evaluation.every = 350
 
 
 def _narrow(c):
   """Puppets of 96 px, as configs/lip_expert.py makes them."""
-  c.num_steps = 400
+  c.num_steps = 200
   c.log_every = 25
   c.data.update(max_frames=75, height=96, width=96, workers=0)
   c.model.update(
@@ -108,7 +123,7 @@ def _narrow(c):
     contrastive_features=128,
     max_tokens=40,
     windows=1,
-    stage_starts=(0, 200),
+    stage_starts=(0, 0),
     optimizer='muon',  # gets as far as Adam, the paper's, in half the steps
     learning_rate=3e-3,
     final_rate=0.02,

@@ -7,7 +7,8 @@ Variants:
   wav2lip         L1 and the sync expert
   gan             and a discriminator
   puppets         L1 and the sync expert with narrow networks on 48 px faces of puppets, minutes
-                  on a laptop; the expert is a run of configs/sync_expert.py:puppets_color
+                  on a laptop; the expert is a run of configs/sync_expert.py:puppets_color, and it
+                  begins with one of configs/talklip.py:puppets_base_l (--config.model.start=DIR)
 """
 
 import ml_collections
@@ -40,6 +41,7 @@ def get_config(variant='wav2lip'):
   )
   c.model = dict(
     expert='',
+    start='',
     audio_encoder={},  # empty: the official size, as for the next two
     face={},
     discriminator={},
@@ -47,6 +49,7 @@ def get_config(variant='wav2lip'):
     evaluation_windows=8,
     loss=dict(sync=sync, adversarial=adversarial),
     switch_below=0.75,
+    stage_starts=(),
     optimizer='adam',
     learning_rate=1e-4,
     final_rate=1.0,
@@ -68,7 +71,7 @@ def get_config(variant='wav2lip'):
 
 def _narrow(c):
   """As the puppets' variants of configs/talklip.py, for comparison."""
-  c.num_steps = 400
+  c.num_steps = 200
   c.log_every = 25
   c.data.update(batch_size=8, max_frames=75, height=96, width=96, workers=0)
   c.model.update(
@@ -81,7 +84,7 @@ def _narrow(c):
       head=8,
     ),
     discriminator=dict(widths=(4, 8, 16, 24, 32)),
-    switch_below=100.0,  # from the first evaluation on: minutes are too short to wait for 0.75
+    stage_starts=(0,),
     optimizer='muon',
     learning_rate=3e-3,
     final_rate=0.02,

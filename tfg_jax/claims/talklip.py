@@ -3,8 +3,9 @@
 quick    narrow networks, 96 px puppets: within an hour on two CPU cores
 full     the published networks, 160 px puppets: for an accelerator
 
-Both train every variant for the same number of steps, on the same clips and from the same seed.
-Experts and observers are lip readers from different seeds.
+Every variant begins with one of two generators, of local or of global audio, that L1 has trained,
+and goes on for the same number of steps, on the same clips and from the same seed. Experts and
+observers are lip readers from different seeds.
 """
 
 import pathlib
@@ -21,6 +22,7 @@ from tfg_jax.claims.jobs import Job
 from tfg_jax.data import records
 
 VARIANTS = ('no_lip_no_gan', 'no_lip', 'l', 'l+c', 'g', 'g+c')
+_BASES = {'g': 'base_g', 'g+c': 'base_g'}  # the others, and Wav2Lip, begin with base_l
 METRICS = ('psnr', 'ssim', 'lse_c', 'lse_d', 'wer1', 'wer2')
 
 # LRS2, Tables 1 and 7 of the paper; word error rates as shares.
@@ -59,16 +61,19 @@ CLAIMS = (
   Claim('pictures stay as near to the real ones', 'ssim', 'no_lip', 'g+c', 'close', by=0.02),
 )
 
-# What the forms differ in: puppets, and the config and further flags of each part.
+# What the forms differ in: puppets, and the config and further flags of each part; the last three
+# add to those of TalkLip.
 _QUICK = dict(
   puppets=dict(clips=1000, size=96, identities=12, sway=0.2, eval_fraction=0.08),
   pretrain=('lip_expert.py:puppets_pretrain', ('num_steps=400', 'evaluation.every=400')),
-  reader=('lip_expert.py:puppets_finetune', ('num_steps=800', 'evaluation.every=400')),
-  readers_evaluation=('evaluation.max_clips=40',),
+  reader=('lip_expert.py:puppets_finetune', ('num_steps=800', 'evaluation.every=800')),
   color=('sync_expert.py:puppets_color', ('num_steps=300', 'evaluation.every=300')),
   syncnet=('sync_expert.py:puppets_syncnet', ('num_steps=200', 'evaluation.every=200')),
   wav2lip=('wav2lip.py:puppets', ()),
   talklip=('talklip.py:puppets_', ()),
+  base_l=(),
+  base_g=(),
+  variant=(),
 )
 _FRAMES = ('data.height=160', 'data.width=160', 'data.max_frames=75')
 _MOUTHS = (*_FRAMES, 'model.view.below=30')  # pixels from the centre of a puppet's frame
@@ -90,21 +95,24 @@ _FULL = dict(
       *_SPELLS,
     ),
   ),
-  readers_evaluation=('evaluation.max_clips=100',),
   color=('sync_expert.py:color', ('num_steps=30000', 'evaluation.every=5000', *_FRAMES)),
   syncnet=('sync_expert.py:syncnet', ('num_steps=30000', 'evaluation.every=5000', *_FRAMES)),
-  wav2lip=('wav2lip.py', ('num_steps=60000', 'evaluation.every=5000', *_FRAMES)),
+  wav2lip=(
+    'wav2lip.py',
+    ('num_steps=20000', 'model.stage_starts=(0,)', 'evaluation.every=5000', *_FRAMES),
+  ),
   talklip=(
     'talklip.py:',
     (
-      'num_steps=60000',
-      'model.stage_starts=(20000,40000)',
       'model.max_tokens=40',
       'evaluation.every=5000',
       'evaluation.observers.beam=5',
       *_FRAMES,
     ),
   ),
+  base_l=('num_steps=40000',),
+  base_g=('num_steps=40000', 'model.stage_starts=(20000,)'),
+  variant=('num_steps=20000', 'model.stage_starts=(0,0)'),
 )
 FORMS = {'quick': _QUICK, 'full': _FULL}
 
@@ -142,21 +150,30 @@ def jobs(workdir: pathlib.Path, form: str, *, seed: int, variability: float) -> 
   experts = [
     # A second core more than halves the time of their steps, and hardly helps a generator's.
     run('pretrained', *parts['pretrain'], alone=True),
-    run('observer', config, flags, seed=seed + 1, alone=True),
     run('expert', config, (*flags, pretrained), 'pretrained', alone=True),
+    run('observer', config, flags, seed=seed + 1, alone=True),
     run('color', *parts['color']),
     run('syncnet', *parts['syncnet'], seed=seed + 1),
   ]
 
-  config, flags = parts['wav2lip']
-  systems = [run('wav2lip', config, (*flags, f'model.expert={workdir / "color"}'), 'color')]
+  def taken(**folders):
+    return tuple(f'model.{key}={workdir / name}' for key, name in folders.items())
+
   config, flags = parts['talklip']
+  bases = [
+    run('base_g', f'{config}base_g', (*flags, *parts['base_g'], *taken(expert='expert')), 'expert'),
+    run('base_l', f'{config}base_l', (*flags, *parts['base_l'])),
+  ]
+  systems = []
   for name in VARIANTS:
-    if name.startswith('no_lip'):
-      systems.append(run(name, config + name, flags))
-    else:
-      expert = f'model.expert={workdir / "expert"}'
-      systems.append(run(name, config + name, (*flags, expert), 'expert'))
+    sources = dict(start=_BASES.get(name, 'base_l'))
+    if not name.startswith('no_lip'):
+      sources['expert'] = 'expert'
+    its_flags = (*flags, *parts['variant'], *taken(**sources))
+    systems.append(run(name, config + name, its_flags, *sources.values()))
+  config, flags = parts['wav2lip']
+  sources = dict(start='base_l', expert='color')
+  systems.append(run('wav2lip', config, (*flags, *taken(**sources)), *sources.values()))
 
   judged = (
     '--mode=evaluate',
@@ -170,7 +187,7 @@ def jobs(workdir: pathlib.Path, form: str, *, seed: int, variability: float) -> 
     Job(f'{job.name}_judged', (*job.arguments, *judged), (job.name, 'observer', 'syncnet'))
     for job in systems
   ]
-  return [made, *experts, *systems, *evaluations]
+  return [made, *experts, *bases, *systems, *evaluations]
 
 
 def read(workdir: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:

@@ -5,7 +5,7 @@ identity reference) and speech, and give the whole crop back. Faces are (N, S, S
 as the public weights have it; N counts the faces of all windows of all clips of a batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from tfg_jax.features import video as video_features
 from tfg_jax.networks.discriminator import QualityDiscriminator
 from tfg_jax.networks.face_unet import FaceUNet
 from tfg_jax.systems import base
+from tfg_jax.systems.sources import Source
 
 FPS = 25  # the video rate of both papers
 EVALUATION_FRAMES = 5  # per window
@@ -73,6 +74,29 @@ def pose_and_identity(target, identity):
 # --------------------------------------------------------------------------------------------------
 # Training
 # --------------------------------------------------------------------------------------------------
+
+
+def stage_at(step: int, starts: Sequence[int]) -> int:
+  """The stage of a step, where `starts` are the first steps of stages 1, 2 and so on."""
+  return sum(step >= start for start in starts)
+
+
+def take_over(nets: Mapping[str, base.Net], source: Source) -> dict[str, base.Net]:
+  """Fresh networks with the numbers of another run's; their optimisers stay fresh.
+
+  A public network is the generator. What the source lacks stays fresh, but for the generator.
+
+  Raises:
+    CheckpointError: if it has no generator, or a network of other sizes.
+  """
+  source = source.called('generator')
+  taken = {}
+  for name, net in nets.items():
+    if name in source.nets or name == 'generator':
+      found = source.replace({'params': net.params, 'batch_stats': net.stats}, name)
+      net = net.replace(params=found['params'], stats=found['batch_stats'])
+    taken[name] = net
+  return taken
 
 
 def optimizer(settings, num_steps: int, *, kind: str, rate: float) -> optax.GradientTransformation:

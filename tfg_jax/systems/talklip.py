@@ -63,6 +63,9 @@ class Settings:
   # Workdir of a lip_expert run, or a converted avhubert_..._seq2seq. The lip and contrastive losses
   # come from it, and the weights that the global audio encoder starts with.
   expert: str = ''
+  # Workdir of a talklip run, or a converted talklip_generator, whose networks this run begins with.
+  # What of a global audio encoder a run does not train comes from `expert`: give both the same.
+  start: str = ''
   # Multiplies the gradient that the expert sends back into the pictures; the loss weights are for
   # this one, whatever the expert was trained with.
   feature_grad_mult: float = 0.1
@@ -181,10 +184,8 @@ class TalkLip:
       for name, x in params.items()
     }
     schedule = {'best': jnp.asarray(100.0), 'waited': jnp.zeros((), jnp.int32)}
-    return base.State.create(key, nets, frozen=frozen, schedule=schedule, stage=self._stage_at(0))
-
-  def _stage_at(self, step: int) -> int:
-    return sum(step >= start for start in self.settings.stage_starts)
+    stage = mouths.stage_at(0, self.settings.stage_starts)
+    return base.State.create(key, nets, frozen=frozen, schedule=schedule, stage=stage)
 
   @property
   def face_size(self) -> int:
@@ -214,10 +215,14 @@ class TalkLip:
   @property
   def sources(self) -> dict[str, str]:
     """Folders of networks that `start` takes over."""
-    return {'expert': self.settings.expert} if self._reads_lips or self._hears_globally else {}
+    folders = {'start': self.settings.start}
+    if self._reads_lips or self._hears_globally:
+      folders['expert'] = self.settings.expert
+    return {name: folder for name, folder in folders.items() if folder}
 
   def start(self, state: base.State, sources: dict, batches: Iterable[dict]) -> base.State:
-    """On the host, before the first step: takes over the lip expert and its audio encoder.
+    """On the host, before the first step: takes over the lip expert, its audio encoder and what
+    another run has learnt.
 
     Args:
       state: fresh.
@@ -225,21 +230,15 @@ class TalkLip:
       batches: of training clips; not needed here.
 
     Raises:
-      CheckpointError: if the expert is no lip reader or does not fit.
+      CheckpointError: if the expert is no lip reader, or one of them does not fit.
     """
     del batches
-    if not sources:
-      return state
-    expert = sources['expert']
-    nets, frozen = dict(state.nets), dict(state.frozen)
     if self._hears_globally:
-      fresh = self._variables(state)
-      fresh = {name: tree['audio_encoder'] for name, tree in fresh.items()}
-      taken = lips.take_encoder(fresh, expert)
-      tuned, frozen['audio'] = self._split_audio(taken)
-      nets['audio'] = nets['audio'].replace(params=tuned)
+      fresh = {name: tree['audio_encoder'] for name, tree in self._variables(state).items()}
+      state = self._hear_with(state, lips.take_encoder(fresh, sources['expert']))
+    if 'start' in sources:
+      state = self._take_over(state, sources['start'])
     if self._reads_lips:
-      frozen['expert'] = lip_expert.variables(expert)
       width = self._reader.module.encoder.width
       if width != self.settings.contrastive_features:
         raise errors.ConfigError(
@@ -248,7 +247,28 @@ class TalkLip:
           where='config',
           hint=f'use {width}.',
         )
-    return state.replace(nets=nets, frozen=frozen)
+      state = state.replace(
+        frozen=state.frozen | {'expert': lip_expert.variables(sources['expert'])}
+      )
+    return state
+
+  def _take_over(self, state, source):
+    if not (source.public and self._hears_globally):
+      return state.replace(nets=mouths.take_over(state.nets, source))
+    # The public generator holds all of its audio encoder.
+    variables = source.replace(self._variables(state), 'generator')
+    encoder = {name: tree['audio_encoder'] for name, tree in variables.items()}
+    learned, _, _ = self._split(variables)
+    source = dataclasses.replace(source, nets={'generator': learned})
+    return self._hear_with(state.replace(nets=mouths.take_over(state.nets, source)), encoder)
+
+  def _hear_with(self, state, encoder):
+    """The state with the variables of a whole global audio encoder."""
+    tuned, frozen = self._split_audio(encoder)
+    audio = state.nets['audio'].replace(params=tuned)
+    return state.replace(
+      nets=state.nets | {'audio': audio}, frozen=state.frozen | {'audio': frozen}
+    )
 
   def _split(self, variables):
     """The generator's variables as (learned from the start, tuned from stage 1 on, frozen)."""
@@ -461,7 +481,7 @@ class TalkLip:
     The best score is never reset, as officially. With `stage_starts` the step alone decides.
     """
     if self.settings.stage_starts:
-      return state.replace(stage=self._stage_at(int(state.step)))
+      return state.replace(stage=mouths.stage_at(int(state.step), self.settings.stage_starts))
     score = float(np.float32(results[self.score]))  # as precise as the one that is kept
     best, waited = float(state.schedule['best']), int(state.schedule['waited'])
     best, waited = (score, 0) if score < best else (best, waited + 1)

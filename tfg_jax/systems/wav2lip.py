@@ -47,6 +47,9 @@ class Settings:
   """The section `model` of a config. Sections of networks hold the fields of their modules."""
 
   expert: str  # workdir of a sync_expert run with judge 'color', or a converted color_syncnet
+  # Workdir of a run of wav2lip or of talklip with local audio, or a converted wav2lip_generator,
+  # whose networks this run begins with.
+  start: str = ''
   audio_encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # MelEncoder
   face: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # FaceUNet
   discriminator: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -54,6 +57,8 @@ class Settings:
   evaluation_windows: int = 8
   loss: LossWeights = LossWeights()
   switch_below: float = 0.75  # sync loss of an evaluation that turns the sync loss on
+  # The step at which it is turned on instead, for short runs; evaluations look at it. Empty: none.
+  stage_starts: tuple[int, ...] = ()
   optimizer: str = 'adam'  # of the generator; or 'muon'
   learning_rate: float = 1e-4  # of both players
   final_rate: float = 1.0  # of the learning rate, at num_steps, down a cosine; officially constant
@@ -120,7 +125,8 @@ class Wav2Lip:
     if self.settings.loss.adversarial:
       judge = self.discriminator.init(discriminator_key, faces[..., :3])
       nets['discriminator'] = base.Net.create(judge['params'], {}, self._optimizer('discriminator'))
-    return base.State.create(key, nets)
+    stage = mouths.stage_at(0, self.settings.stage_starts)
+    return base.State.create(key, nets, stage=stage)
 
   @property
   def face_size(self) -> int:
@@ -135,17 +141,20 @@ class Wav2Lip:
   @property
   def sources(self) -> dict[str, str]:
     """Folders of networks that `start` takes over."""
-    return {'expert': self.settings.expert}
+    folders = {'expert': self.settings.expert, 'start': self.settings.start}
+    return {name: folder for name, folder in folders.items() if folder}
 
   @functools.cached_property
   def _expert(self) -> sync_expert.Color:
     return sync_expert.read(self.settings.expert, 'color')
 
   def start(self, state: base.State, sources: dict, batches: Iterable[dict]) -> base.State:
-    """On the host, before the first step: takes over the sync expert.
+    """On the host, before the first step: takes over the sync expert and what another run has
+    learnt.
 
     Raises:
-      CheckpointError, ConfigError: if it is none, or sees faces of another size.
+      CheckpointError, ConfigError: if the expert is none or sees faces of another size, or the
+        other run does not fit.
     """
     del batches
     if self._expert.size != self.face_size:
@@ -155,6 +164,8 @@ class Wav2Lip:
         where=f'model.expert={self.settings.expert}',
         hint='train one of the two for the size of the other.',
       )
+    if 'start' in sources:
+      state = state.replace(nets=mouths.take_over(state.nets, sources['start']))
     return state.replace(frozen={'expert': sync_expert.variables(sources['expert'])})
 
   def export(self, state: base.State, network: str):
@@ -253,7 +264,12 @@ class Wav2Lip:
     return self.discriminator.apply({'params': params}, face)
 
   def on_evaluation(self, state: base.State, results: dict[str, float]) -> base.State:
-    """Turns the sync loss on once drawn lips are near enough to sync; it is never turned off."""
+    """Turns the sync loss on once drawn lips are near enough to sync; it is never turned off.
+
+    With `stage_starts` the step alone decides.
+    """
+    if self.settings.stage_starts:
+      return state.replace(stage=mouths.stage_at(int(state.step), self.settings.stage_starts))
     if results['generated/sync'] < self.settings.switch_below:
       return state.replace(stage=1)
     return state
