@@ -5,7 +5,8 @@ As published, on records with 96 px face boxes or 224 px frames:
   color            Wav2Lip's expert on LRS2
   syncnet          SyncNet
 
-On talking puppets, narrow, on a laptop; RECORDS may be the `puppets` of a run of lip_expert:
+On talking puppets, narrow, minutes on a laptop; RECORDS is a set of puppets of 96 px, e.g. the one
+that a run of configs/lip_expert.py has made in its workdir:
 
   python -m tfg_jax.main --config=configs/sync_expert.py:puppets_color --workdir=DIR \
     --config.data.root=RECORDS
@@ -71,7 +72,7 @@ def get_config(variant='color'):
       size=48 if judge == 'color' else 96,
       windows=8 if judge == 'color' else 12,
       near=3,
-      near_share=0.5,
+      near_share=0.5 if judge == 'color' else 0.0,
       optimizer='muon',  # half the steps of Adam, Wav2Lip's, with `color`
       learning_rate=3e-3,
       **_NARROW[judge],
@@ -99,9 +100,9 @@ def get_test_config(variant='color'):
   c.num_steps = 4
   c.log_every = 2
   c.data.update(batch_size=2, max_frames=20, height=48, width=48, workers=0)
-  c.model.update(windows=3, near=2, near_share=0.5, evaluation_windows=4, learning_rate=3e-3)
+  c.model.update(windows=3, near=2, evaluation_windows=4, learning_rate=3e-3)
   if c.model.judge == 'color':
-    c.model.size = 24
+    c.model.update(size=24, near_share=0.5)
     c.model.lips = dict(widths=(4, 8, 8, 8), residuals=(0, 1, 0))
     c.model.speech = dict(widths=(4, 8, 8, 8, 8), residuals=(0, 0, 1, 0))
   else:

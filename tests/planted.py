@@ -66,7 +66,10 @@ def with_fault(clip: records.Clip, fault: str, other: records.Clip, rng) -> reco
 
 
 def moved(clip: records.Clip, frames: int) -> records.Clip:
-  """The clip with its sound later by so many frames, filled up with hiss."""
+  """The clip with its sound later by so many frames, filled up with hiss, and all else as it was.
+
+  Not `repair.moved`, which has to undo it.
+  """
   samples = round(frames * clip.sample_rate / clip.fps)
   wav = np.roll(clip.wav, samples)
   beyond = slice(0, samples) if samples > 0 else slice(len(wav) + samples, None)

@@ -281,6 +281,7 @@ def test_a_run_trains_is_read_again_and_knows_what_it_is(twin, variant, tmp_path
     ('color', {'model.near': -1}, 'model.near is -1'),
     ('color', {'model.optimizer': 'newton'}, "model.optimizer is 'newton'"),
     ('color', {'model.near_share': 1.5}, 'model.near_share is 1.5'),
+    ('syncnet', {'model.near_share': 0.5}, 'model.near_share is 0.5'),
     ('color', {'model.evaluation_windows': 1}, 'model.evaluation_windows is 1'),
     ('syncnet', {'model.windows': 1}, 'model.windows is 1'),
     ('color', {'model.size': 48}, 'model.size is 48 and model.lips.widths has 4 sizes'),

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import build, first_batch
+from runs import build, first_batch, noisy_state
 
 from configs import talklip as configs
 from tfg_jax import errors, losses, pretrained, train, trained
 from tfg_jax.data import pipeline
 from tfg_jax.systems import base, lip_expert, mouths
+from tfg_jax.systems.sources import Source
 
 
 def started(run, system):
@@ -234,6 +235,83 @@ def test_variants_on_puppets_differ_in_losses_and_audio_alone(variant):
   begins = 'base' in variant
   assert system.settings.window_frames == (1 if begins else 5)
   assert shapes.stage == (0 if begins else 2)
+
+
+# --------------------------------------------------------------------------------------------------
+# Beginning with what another run has learnt
+# --------------------------------------------------------------------------------------------------
+
+
+def as_source(nets, where, **fields):
+  nets = {name: {'params': net.params, 'batch_stats': net.stats} for name, net in nets.items()}
+  return Source(where, nets, **fields)
+
+
+def assert_same(taken, expected):
+  jax.tree.map(np.testing.assert_array_equal, taken, expected)
+
+
+def test_a_run_begins_with_the_networks_of_another(twin, tmp_path):
+  _, system = build(twin(**{'model.start': str(tmp_path)}))
+  assert system.sources == {'start': str(tmp_path)}
+  fresh, other = noisy_state(system, seed=0), noisy_state(system, seed=1)
+  begun = system.start(fresh, {'start': as_source(other.nets, tmp_path)}, ())
+  for name, net in begun.nets.items():
+    assert_same((net.params, net.stats), (other.nets[name].params, other.nets[name].stats))
+    assert_same(net.opt_state, fresh.nets[name].opt_state)
+  assert int(begun.step) == 0
+
+
+def test_what_the_other_run_lacks_stays_fresh_but_for_the_generator(twin, tmp_path):
+  _, system = build(twin(**{'model.start': str(tmp_path)}))
+  fresh, other = noisy_state(system, seed=0), noisy_state(system, seed=1)
+  alone = as_source({'generator': other.nets['generator']}, tmp_path)
+  begun = system.start(fresh, {'start': alone}, ())
+  assert_same(begun.nets['generator'].params, other.nets['generator'].params)
+  assert_same(begun.nets['discriminator'], fresh.nets['discriminator'])
+  judge = as_source({'discriminator': other.nets['discriminator']}, tmp_path)
+  with pytest.raises(errors.CheckpointError, match='it holds discriminator and no generator'):
+    system.start(fresh, {'start': judge}, ())
+
+
+@pytest.fixture(scope='module')
+def with_global_audio(twin, tmp_path_factory):
+  """System, two states and an expert with the encoder of a third, of `base_g`."""
+  folder = str(tmp_path_factory.mktemp('other'))
+  _, system = build(twin('base_g', **{'model.start': folder, 'model.expert': folder}))
+  states = [noisy_state(system, seed) for seed in range(3)]
+  variables = system.export(states[2], 'talklip_generator')
+  encoder = {name: tree['audio_encoder'] for name, tree in variables.items()}
+  return system, *states[:2], Source(folder, {'encoder': encoder})
+
+
+def test_what_a_global_encoder_has_learnt_is_taken_over_and_the_rest_is_the_experts(
+  with_global_audio,
+):
+  system, fresh, other, expert = with_global_audio
+  begun = system.start(fresh, {'expert': expert, 'start': as_source(other.nets, 'there')}, ())
+  assert_same(begun.nets['audio'].params, other.nets['audio'].params)
+  frozen = begun.frozen['audio']['params']
+  assert frozen and jax.tree.leaves(begun.nets['audio'].params)
+  for path, x in jax.tree_util.tree_leaves_with_path(frozen):
+    expected = functools.reduce(lambda t, key: t[key.key], path, expert.nets['encoder']['params'])
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_the_public_generator_brings_all_of_its_audio_encoder(with_global_audio):
+  system, fresh, other, expert = with_global_audio
+  name = 'talklip_generator'
+  public = Source('there', {name: system.export(other, name)}, public=name)
+  begun = system.start(fresh, {'expert': expert, 'start': public}, ())
+  assert_same(system.export(begun, name), public.nets[name])
+  assert_same(begun.nets['discriminator'], fresh.nets['discriminator'])
+
+
+def test_the_loop_takes_another_run_over(twin, trained_workdir):
+  config = twin(**{'model.start': str(trained_workdir)})
+  begun, before = started(*build(config)), trained.load(trained_workdir).state
+  assert_same(begun.nets['generator'].params, before.nets['generator'].params)
+  assert_same(begun.nets['discriminator'].params, before.nets['discriminator'].params)
 
 
 # --------------------------------------------------------------------------------------------------

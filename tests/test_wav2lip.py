@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import build, first_batch, untrained
+from runs import build, first_batch, noisy_state, untrained
 
 from configs import sync_expert as expert_configs
 from configs import talklip as talklip_configs
@@ -20,6 +20,7 @@ from tfg_jax import (
 )
 from tfg_jax.data import pipeline, records
 from tfg_jax.systems import mouths
+from tfg_jax.systems.sources import Source
 
 
 @pytest.fixture(scope='module')
@@ -122,6 +123,16 @@ def test_the_sync_loss_is_turned_on_once_and_for_all(with_discriminator):
   assert state.stage == 1
   assert system.on_evaluation(state, {'generated/sync': 5.0}).stage == 1
   assert not system.finished(state)
+
+
+def test_the_sync_loss_may_be_turned_on_at_a_given_step(twin):
+  _, system = build(twin(**{'model.stage_starts': (30,)}))
+  state = jax.eval_shape(system.init, jax.random.key(0))
+  assert state.stage == 0
+  at = [state.replace(step=jnp.int32(step)) for step in (29, 30)]
+  assert [system.on_evaluation(x, {}).stage for x in at] == [0, 1]
+  _, system = build(twin(**{'model.stage_starts': (0,)}))
+  assert jax.eval_shape(system.init, jax.random.key(0)).stage == 1
 
 
 def test_evaluation_shows_the_experts_loss_of_every_row(with_discriminator, toy_records):
@@ -227,14 +238,27 @@ def test_an_unknown_optimizer_is_named(twin):
     build(twin(**{'model.optimizer': 'newton'}))
 
 
-def test_on_puppets_it_has_the_generator_that_talklip_has_there(expert):
+def test_on_puppets_it_begins_with_the_generator_that_talklip_begins_with(tmp_path):
+  config = expert_configs.get_config('puppets_color')
+  expert = untrained(config, tmp_path, tmp_path / 'expert')
   config = configs.get_config('puppets')
-  config.model.expert = str(expert)
+  config.model.expert, config.model.start = str(expert), 'not read'
   _, system = build(config)
-  other = talklip_configs.get_config('puppets_no_lip')
-  _, talklip = build(other)
-  assert system.generator.image == talklip.generator.image
-  assert system.generator.audio_encoder == talklip.generator.audio_encoder
+  assert set(system.sources) == {'expert', 'start'}
+  _, talklip = build(talklip_configs.get_config('puppets_base_l'))
+  learnt = noisy_state(talklip, seed=1).nets
+  nets = {name: {'params': net.params, 'batch_stats': net.stats} for name, net in learnt.items()}
+  sources = {'expert': pretrained.load(expert), 'start': Source('there', nets)}
+  begun = system.start(noisy_state(system), sources, ()).nets['generator']
+  for part in ('image', 'audio_encoder'):
+    jax.tree.map(
+      np.testing.assert_array_equal, begun.params[part], learnt['generator'].params[part]
+    )
+    jax.tree.map(np.testing.assert_array_equal, begun.stats[part], learnt['generator'].stats[part])
+
+
+def test_on_puppets_it_has_the_budget_of_talklip():
+  config, other = configs.get_config('puppets'), talklip_configs.get_config('puppets_no_lip')
   assert config.num_steps == other.num_steps
   for key in ('optimizer', 'learning_rate', 'final_rate', 'b1', 'b2'):
     assert config.model[key] == other.model[key]

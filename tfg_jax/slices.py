@@ -108,7 +108,7 @@ def find(topology: str) -> Slice:
       chip_config_name='megacore' if chip.name in ('v4', 'v5') else 'default',
       chips_per_host_bounds=(*(min(length, 2) for length in shape[:2]), 1),
     )
-  except (RuntimeError, NotImplementedError) as error:
+  except RuntimeError as error:
     raise errors.MissingDependencyError(
       f'the TPU compiler does not work: {str(error).splitlines()[0]}',
       hint="pip install 'tfg_jax[tpu]' brings libtpu, for Linux on x86-64; no TPU is needed.",

@@ -51,11 +51,19 @@ def summary(found) -> str:
     f'  licence: {found.info.licence}',
     *(f'  {name}: {text}' for name, text in _facts(found)),
   ]
-  for kind, names in (('faults', faults.FAULTS), ('remarks', faults.REMARKS)):
-    counts = collections.Counter(name for x in found.findings for name in getattr(x, kind))
-    said = [f'{name} {counts[name]}' for name in names if counts[name]]
-    lines.append(f'  {kind}: {", ".join(said) or "none"}')
+  counted = list(_counted(found))
+  for kind in ('fault', 'remark'):
+    said = [f'{name} {count}' for of, name, _, count in counted if of == kind and count]
+    lines.append(f'  {kind}s: {", ".join(said) or "none"}')
   return '\n'.join(lines)
+
+
+def _counted(found):
+  """(kind, name, meaning, clips that have it) of every fault and remark there is."""
+  for kind, names in (('fault', faults.FAULTS), ('remark', faults.REMARKS)):
+    counts = collections.Counter(name for x in found.findings for name in getattr(x, f'{kind}s'))
+    for name, meaning in names.items():
+      yield kind, name, meaning, counts[name]
 
 
 def hours(clips) -> float:
@@ -181,15 +189,12 @@ def _text(value):
 
 def _counts(found):
   rows = []
-  for kind, names in (('faults', faults.FAULTS), ('remarks', faults.REMARKS)):
-    counts = collections.Counter(name for x in found.findings for name in getattr(x, kind))
-    for name, meaning in names.items():
-      share = counts[name] / len(found.findings)
-      style = ' class="bad"' if kind == 'faults' and counts[name] else ''
-      rows.append(
-        f'<tr{style}><td>{name}</td><td class="n">{counts[name]}</td>'
-        f'<td class="n">{share:.1%}</td><td>{kind[:-1]}: {meaning}</td></tr>'
-      )
+  for kind, name, meaning, count in _counted(found):
+    style = ' class="bad"' if kind == 'fault' and count else ''
+    rows.append(
+      f'<tr{style}><td>{name}</td><td class="n">{count}</td>'
+      f'<td class="n">{count / len(found.findings):.1%}</td><td>{kind}: {meaning}</td></tr>'
+    )
   return f'<table>{"".join(rows)}</table>'
 
 

@@ -52,7 +52,7 @@ class Settings:
   speech: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   windows: int = 8  # per clip and step: pairs of color, or those that syncnet matches
   near: int = 5  # frames; most of a near shift
-  near_share: float = 0.5  # of color's pairs out of sync
+  near_share: float = 0.0  # of color's pairs out of sync; syncnet draws none
   evaluation_windows: int = 24  # per clip
   optimizer: str = 'adam'  # or 'muon'
   learning_rate: float = 1e-4
@@ -61,7 +61,11 @@ class Settings:
     for name, true, hint in (
       ('judge', self.judge in _JUDGES, f'use one of {", ".join(map(repr, _JUDGES))}'),
       ('near', self.near >= 0, 'use 0 or more'),
-      ('near_share', 0 <= self.near_share <= 1, 'use 0 to 1'),
+      (
+        'near_share',
+        0 <= self.near_share <= (self.judge == 'color'),
+        'use 0 to 1 with color, 0 with syncnet',
+      ),
       (
         'windows',
         self.windows > 1 or self.judge == 'color',
