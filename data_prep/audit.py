@@ -68,7 +68,7 @@ def audit(directory, *, sync: str = '', looks: int = 5, progress: bool = True) -
 
   from data_prep.audits import faults, listening, measures
   from tfg_jax import faces
-  from tfg_jax.data import records
+  from tfg_jax.data import clip_codec, records
 
   info = records.read_info(directory)
   sources = {
@@ -83,7 +83,7 @@ def audit(directory, *, sync: str = '', looks: int = 5, progress: bool = True) -
     for split, source in sources.items():
       for number in range(len(source)):
         where = source.locate(number)
-        clip = records.decode_clip(source[number], where=where)
+        clip = clip_codec.decode(source[number], where=where)
         clip = dataclasses.replace(clip, split=split)
         frames = measures.decode(clip, where)
         row = measures.measure(clip, frames, number)

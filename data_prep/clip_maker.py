@@ -19,7 +19,7 @@ import numpy as np
 from data_prep import landmarks, speakers
 from data_prep.listing import Framing, RawClip
 from tfg_jax import alignment, faces, media
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec
 from tfg_jax.errors import DataError
 
 RATE = 16_000  # Hz of the sound in records
@@ -37,7 +37,7 @@ landmark_detector = functools.cache(landmarks.mtcnn_landmarks)
 class Made:
   """A clip, and what happened to it that people should know of."""
 
-  clip: records.Clip
+  clip: clip_codec.Clip
   notes: dict[str, int]  # what -> how often
 
 
@@ -72,9 +72,9 @@ def make_clip(raw: RawClip, framing: Framing) -> Made:
   if first or lost:
     extras.pop('word_times', None)
   extras['source_fps'] = np.array([pictures.source_fps])  # for the audit
-  clip = records.Clip(
+  clip = clip_codec.Clip(
     clip_id=raw.clip_id,
-    frames=records.encode_jpegs(frames),
+    frames=clip_codec.encode_jpegs(frames),
     height=framing.size,
     width=framing.size,
     fps=framing.fps,
@@ -414,12 +414,12 @@ def _portrait_clip(raw, framing, wav, ends):
   for path in raw.portraits:
     with open(path, 'rb') as file:
       pictures.append(portrait.read(file.read(), framing.size, where=path))
-  pictures = records.encode_pngs(pictures)
+  pictures = clip_codec.encode_pngs(pictures)
   wav = wav[: round(framing.max_seconds * RATE)]
   ends = np.minimum(ends, len(wav))
   starts = np.concatenate([[0], ends[:-1]])
   size = framing.size
-  return records.Clip(
+  return clip_codec.Clip(
     clip_id=raw.clip_id,
     frames=pictures[:1],
     height=size,

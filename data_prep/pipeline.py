@@ -176,7 +176,7 @@ def plan(job: Job, directory: str) -> list[Shard]:
 def make_shard(shard: Shard) -> collections.Counter:
   """Makes the clips of a shard and writes it with its journal; returns how many became what."""
   from data_prep import clip_maker
-  from tfg_jax.data import records
+  from tfg_jax.data import clip_codec, records
 
   counts = collections.Counter()
 
@@ -185,7 +185,7 @@ def make_shard(shard: Shard) -> collections.Counter:
       entry = {'clip': raw.clip_id}
       try:
         made = clip_maker.make_clip(raw, shard.framing)
-        data = records.encode_clip(made.clip)
+        data = clip_codec.encode(made.clip)
         entry['notes'] = made.notes
       except (DataError, MediaError) as error:
         data, entry['message'], entry['where'] = None, error.what, error.where

@@ -285,11 +285,11 @@ def _make_shard_in_worker(shard, settings):
 
 def _make_shard(shard, settings, count):
   from data_prep.puppets.clip import make_clip
-  from tfg_jax.data import records
+  from tfg_jax.data import clip_codec, records
 
   def encoded():
     for number in shard.numbers:
-      yield records.encode_clip(make_clip(settings, number))
+      yield clip_codec.encode(make_clip(settings, number))
       count(1)
 
   records.write_shard(shard.path, encoded())

@@ -5,13 +5,13 @@ Four people take turns; every other clip of each is happy, the rest are sad.
 
 import numpy as np
 
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 
 FRAMES, SIZE, RATE = 16, 48, 16_000
 BOX = (6, 4, 42, 46)
 
 
-def clip(number: int, frames: int = FRAMES) -> records.Clip:
+def clip(number: int, frames: int = FRAMES) -> clip_codec.Clip:
   """Clip `number`: its own face colour, and loudness that changes every 80 ms."""
   rng = np.random.default_rng(number)
   loudness = np.repeat(rng.random(-(-frames // 2)), 2)[:frames]
@@ -24,9 +24,9 @@ def clip(number: int, frames: int = FRAMES) -> records.Clip:
     picture[34 - half : 34 + half, 16:32] = 20
   carrier = np.sin(2 * np.pi * 440 * np.arange(frames * 640) / RATE)
   wav = (carrier * np.repeat(loudness, 640) * 20_000).astype(np.int16)
-  return records.Clip(
+  return clip_codec.Clip(
     clip_id=f'clip{number:04d}',
-    frames=records.encode_jpegs(pictures),
+    frames=clip_codec.encode_jpegs(pictures),
     height=SIZE,
     width=SIZE,
     fps=25.0,
@@ -40,7 +40,7 @@ def clip(number: int, frames: int = FRAMES) -> records.Clip:
     extras={
       'identity': np.array([number % 4]),
       'word_label': np.array([number % 3]),
-      'portrait': records.encode_jpegs(pictures[:1]),
+      'portrait': clip_codec.encode_jpegs(pictures[:1]),
     },
   )
 
@@ -50,7 +50,7 @@ def write(directory, *, train: int = 8, valid: int = 3, frames: int = FRAMES):
   directory.mkdir(parents=True, exist_ok=True)
   first = 0
   for split, count in (('train', train), ('valid', valid)):
-    clips = [records.encode_clip(clip(first + i, frames)) for i in range(count)]
+    clips = [clip_codec.encode(clip(first + i, frames)) for i in range(count)]
     records.write_shard(records.shard_path(directory, 'toy', split, 0, 1), clips)
     first += count
   records.finish_dataset(

@@ -13,7 +13,7 @@ import os
 import cv2
 import numpy as np
 
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import clip_codec, pipeline, records
 
 FAULTS = ('shifted', 'silent', 'other sound', 'frozen', 'two faces')
 _SHIFT = 3  # frames
@@ -29,7 +29,7 @@ def plant(directory, output, *, share: float = 0.5, seed: int = 0) -> dict[str, 
   os.makedirs(output, exist_ok=True)
   for split in info.clips:
     source = records.RecordSource(directory, split)
-    clips = [records.decode_clip(source[i]) for i in range(len(source))]
+    clips = [clip_codec.decode(source[i]) for i in range(len(source))]
     chosen = rng.permutation(len(clips))[: round(share * len(clips))]
     faults = dict(zip(chosen.tolist(), np.resize(FAULTS, len(chosen)).tolist(), strict=True))
     ring = [number for number, fault in faults.items() if fault == 'other sound']
@@ -39,13 +39,13 @@ def plant(directory, output, *, share: float = 0.5, seed: int = 0) -> dict[str, 
       fault = faults.get(number, '')
       truth[clip.clip_id] = fault
       other = clips[donors.get(number, rng.integers(len(clips)))]
-      made.append(records.encode_clip(with_fault(clip, fault, other, rng)))
+      made.append(clip_codec.encode(with_fault(clip, fault, other, rng)))
     records.write_shard(records.shard_path(output, info.corpus, split, 0, 1), made)
   records.finish_dataset(output, info)
   return truth
 
 
-def with_fault(clip: records.Clip, fault: str, other: records.Clip, rng) -> records.Clip:
+def with_fault(clip: clip_codec.Clip, fault: str, other: clip_codec.Clip, rng) -> clip_codec.Clip:
   """The clip with one of `FAULTS`; `other` gives its sound or its face."""
   match fault:
     case 'shifted':
@@ -65,7 +65,7 @@ def with_fault(clip: records.Clip, fault: str, other: records.Clip, rng) -> reco
   return clip
 
 
-def moved(clip: records.Clip, frames: int) -> records.Clip:
+def moved(clip: clip_codec.Clip, frames: int) -> clip_codec.Clip:
   """The clip with its sound later by so many frames, filled up with hiss, and all else as it was.
 
   Not `repair.moved`, which has to undo it.
@@ -89,7 +89,7 @@ def _beside(clip, other, rng):
       placed = _paste(picture, frame, there, side, height)
     pictures.append(picture)
     boxes.append(placed)
-  return dataclasses.replace(clip, frames=records.encode_jpegs(pictures), boxes=np.array(boxes))
+  return dataclasses.replace(clip, frames=clip_codec.encode_jpegs(pictures), boxes=np.array(boxes))
 
 
 def _paste(picture, frame, box, side, height):

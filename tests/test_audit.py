@@ -19,7 +19,7 @@ from configs import sync_expert as sync_configs
 from data_prep import audit
 from data_prep.audits import faults, listening, measures, page, repair
 from tfg_jax import errors, faces
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 from tfg_jax.metrics import sync as sync_metrics
 from tfg_jax.systems import sync_expert
 
@@ -357,10 +357,10 @@ def test_the_page_stands_alone_and_shows_every_finding(faulty, quick, tmp_path):
 
 def test_what_records_say_is_no_html(clean, quick, tmp_path):
   source = records.RecordSource(clean, 'valid')
-  clip = records.decode_clip(source[0])
+  clip = clip_codec.decode(source[0])
   odd = dataclasses.replace(clip, clip_id='<b>x', wav=np.zeros_like(clip.wav))
   path = records.shard_path(tmp_path, 'toy', 'valid', 0, 1)
-  records.write_shard(path, [records.encode_clip(odd)])
+  records.write_shard(path, [clip_codec.encode(odd)])
   records.finish_dataset(tmp_path, records.read_info(clean))
   call(f'--data={tmp_path}', f'--report={tmp_path}/report')
   text = (tmp_path / 'report' / page.PAGE_FILE).read_text()
@@ -419,8 +419,8 @@ def test_shifted_clips_are_mended_and_others_dropped(faulty, clean, quick, tmp_p
   assert records.read_info(fixed).preparation == {'audit': 'drop,shift'}
   for split in ('train', 'valid'):
     originals = records.RecordSource(clean, split)
-    wanted = {clip.clip_id: clip for clip in map(records.decode_clip, originals)}
-    for clip in map(records.decode_clip, records.RecordSource(fixed, split)):
+    wanted = {clip.clip_id: clip for clip in map(clip_codec.decode, originals)}
+    for clip in map(clip_codec.decode, records.RecordSource(fixed, split)):
       if truth[clip.clip_id] not in ('', 'shifted'):
         continue  # the one that is not found
       inner = slice(6 * 640, -6 * 640)
@@ -495,9 +495,9 @@ def test_records_of_another_rate_are_not_for_the_expert(expert, toy_records):
 
 def test_damaged_records_are_named(clean, quick, tmp_path):
   source = records.RecordSource(clean, 'valid')
-  clip = dataclasses.replace(records.decode_clip(source[0]), frames=[b'no picture'] * 50)
+  clip = dataclasses.replace(clip_codec.decode(source[0]), frames=[b'no picture'] * 50)
   path = records.shard_path(tmp_path, 'toy', 'valid', 0, 1)
-  records.write_shard(path, [records.encode_clip(clip)])
+  records.write_shard(path, [clip_codec.encode(clip)])
   records.finish_dataset(tmp_path, records.read_info(clean))
   with pytest.raises(errors.DataError, match='(?s)frame 0 is not a picture.*record 0'):
     call(f'--data={tmp_path}', f'--report={tmp_path}/report')

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep import clip_maker, listing, speakers
 from tfg_jax import errors, faces
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import clip_codec, pipeline
 
 TRACK = listing.Framing(crop='track', size=64)
 WHOLE = listing.Framing(crop='face', size=48)
@@ -159,7 +159,7 @@ def test_a_video_held_upright_is_turned(tmp_path, monkeypatch):
 def test_names_need_not_be_ascii(tmp_path):
   video = clips.write(tmp_path / 'ä 中文 🎬.mp4', 10, size=(64, 64), audio=clips.tone(0.4))
   clip = clip_maker.make_clip(raw(video, clip_id='ä 中文 🎬', speaker='Zoë'), WHOLE).clip
-  again = records.decode_clip(records.encode_clip(clip))
+  again = clip_codec.decode(clip_codec.encode(clip))
   assert (again.clip_id, again.speaker) == ('ä 中文 🎬', 'Zoë')
 
 

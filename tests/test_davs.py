@@ -12,7 +12,7 @@ from runs import first_batch, noisy_state
 
 from configs import davs as configs
 from tfg_jax import configuration, errors, systems
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import clip_codec, pipeline, records
 from tfg_jax.metrics import probe, retrieval
 from tfg_jax.networks import davs as networks
 from tfg_jax.systems import base, davs_losses, davs_players
@@ -476,14 +476,14 @@ def test_settings_that_cannot_be(toy_records, variant, changes, message):
 def test_clips_that_do_not_fit_are_named(toy_records, changes, message):
   run, system = build(toy_records, 'full', **changes)
   source = records.RecordSource(run.data.root, 'train')
-  clip = records.decode_clip(source[2])
+  clip = clip_codec.decode(source[2])
   with pytest.raises(errors.DataError, match=f'clip clip0002 {message}'):
     system.sample(clip, np.random.default_rng(0))
 
 
 def test_a_corpus_without_labels_is_refused(toy_records):
   run, system = build(toy_records)
-  clip = records.decode_clip(records.RecordSource(run.data.root, 'train')[0])
+  clip = clip_codec.decode(records.RecordSource(run.data.root, 'train')[0])
   with pytest.raises(errors.DataError, match='has no word_label; model.words=3'):
     system.sample(dataclasses.replace(clip, extras={}), np.random.default_rng(0))
 

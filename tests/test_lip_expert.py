@@ -11,7 +11,7 @@ from runs import build, first_batch
 
 from configs import lip_expert as configs
 from tfg_jax import errors, pretrained, train, trained
-from tfg_jax.data import pipeline, records, vocabulary
+from tfg_jax.data import clip_codec, pipeline, records, vocabulary
 from tfg_jax.data.vocabulary import EOS, PAD
 from tfg_jax.metrics import text
 from tfg_jax.pytorch import converted
@@ -306,7 +306,7 @@ def test_muon_steps_kernels_and_adam_the_rest(config):
 
 def test_texts_that_do_not_fit(config):
   _, system = build(config(**{'model.max_tokens': 3}))
-  clip = records.Clip(
+  clip = clip_codec.Clip(
     clip_id='',
     frames=[],
     height=48,

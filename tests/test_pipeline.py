@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from tfg_jax.data import pipeline, records, windows
+from tfg_jax.data import clip_codec, pipeline, records, windows
 from tfg_jax.errors import CheckpointError, DataError
 
 CLIPS = 11
@@ -27,7 +27,7 @@ def make_clip(number, **changes):
   frames = FRAMES[number % 3]
   fields = dict(
     clip_id=f'{number:05d}',
-    frames=records.encode_jpegs([picture(number, frame) for frame in range(frames)]),
+    frames=clip_codec.encode_jpegs([picture(number, frame) for frame in range(frames)]),
     height=HEIGHT,
     width=WIDTH,
     fps=25.0,
@@ -35,11 +35,11 @@ def make_clip(number, **changes):
     wav=np.arange(640 * frames + 500).astype(np.int16),  # a little longer than the video
     sample_rate=16_000,
   )
-  return records.Clip(**{**fields, **changes})
+  return clip_codec.Clip(**{**fields, **changes})
 
 
 def write_corpus(directory, clips, **changes):
-  encoded = [records.encode_clip(clip) for clip in clips]
+  encoded = [clip_codec.encode(clip) for clip in clips]
   for shard in range(2):
     path = records.shard_path(str(directory), 'puppet', 'train', shard, 2)
     records.write_shard(path, encoded[shard::2])
@@ -145,7 +145,7 @@ def test_a_chosen_frame_that_is_damaged_has_its_number(tmp_path):
 def test_clips_are_padded_and_cut_in_step(source):
   for batch in take(evaluate(source, batch_size=1), CLIPS):
     index = int(batch['clip_index'][0])
-    clip = records.decode_clip(source[index])
+    clip = clip_codec.decode(source[index])
     number = int(clip.clip_id)
     frames = min(FRAMES[number % 3], 6)
     assert (batch['name'], batch['length'], batch['num_frames']) == (number, frames, frames)
@@ -407,7 +407,7 @@ def test_a_corpus_that_does_not_fit_the_config_is_refused(source, make, changes,
     ({'fps': 30.0}, r'clip 00001 has fps=30.0; dataset_info.json says 25.0'),
     ({'sample_rate': 8000}, 'clip 00001 has sample_rate=8000; dataset_info.json says 16000'),
     (
-      {'frames': records.encode_jpegs(np.zeros((9, 8, 8, 3), np.uint8))},
+      {'frames': clip_codec.encode_jpegs(np.zeros((9, 8, 8, 3), np.uint8))},
       'frame 0 is 8x8; expected 16x24',
     ),
     ({'frames': [b''] * 9}, "frame 0 is not a picture: b''"),
@@ -464,7 +464,7 @@ def test_errors_of_sampling_keep_their_own_place(source):
 
 
 def test_decoding_does_not_depend_on_the_thread(source):
-  clip = records.decode_clip(source[0])
+  clip = clip_codec.decode(source[0])
 
   def decode(_):
     out = np.zeros((len(clip.frames), HEIGHT, WIDTH, 3), np.uint8)

@@ -15,7 +15,7 @@ from absl import flags
 
 from data_prep import clip_maker, listing, pipeline, prepare
 from tfg_jax import errors
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -47,7 +47,7 @@ def run(videos, output, **settings):
 
 def read(directory, split):
   source = records.RecordSource(directory, split)
-  return [records.decode_clip(source[i]) for i in range(len(source))]
+  return [clip_codec.decode(source[i]) for i in range(len(source))]
 
 
 def drops_of(directory):

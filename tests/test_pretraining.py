@@ -8,7 +8,7 @@ from runs import build, first_batch
 
 from configs import lip_expert as configs
 from tfg_jax import errors, pretrained
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import clip_codec, pipeline, records
 from tfg_jax.features import clusters
 from tfg_jax.systems.sources import Source
 
@@ -79,7 +79,7 @@ def test_a_later_iteration_asks_its_teacher(config, begun):
 
 
 def sampled(system, frames, seed=0):
-  clip = records.Clip(
+  clip = clip_codec.Clip(
     clip_id='',
     frames=[b''] * frames,
     height=48,

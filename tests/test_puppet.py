@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from data_prep import puppet
 from data_prep.puppets import clip, identity, scene, script, visemes, voice
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 from tfg_jax.errors import ConfigError, DataError, MissingDependencyError
 
 SMALL = clip.Settings(seed=3, size=32, identities=3, frames=50, eval_fraction=0.2)
@@ -64,14 +64,14 @@ def corpus(tmp_path_factory):
 
 def read(directory, split):
   source = records.RecordSource(directory, split)
-  return [records.decode_clip(source[i]) for i in range(len(source))]
+  return [clip_codec.decode(source[i]) for i in range(len(source))]
 
 
 def read_all(directory):
   """clip_id -> serialised clip, over all splits."""
   splits = records.read_info(directory).clips
   found = [record for split in splits for record in read(directory, split)]
-  return {record.clip_id: records.encode_clip(record) for record in found}
+  return {record.clip_id: clip_codec.encode(record) for record in found}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_the_face_box_holds_the_face_and_little_else():
 
 def test_a_clip_depends_on_its_number_only(clips):
   again = clip.make_clip(SMALL, 5)
-  assert records.encode_clip(again) == records.encode_clip(clips[5])
+  assert clip_codec.encode(again) == clip_codec.encode(clips[5])
   assert len({record.wav.tobytes() for record in clips}) == CLIPS
   assert len({b''.join(record.frames) for record in clips}) == CLIPS
 
@@ -526,7 +526,7 @@ def test_the_corpus_says_what_it_is(corpus, clips):
   assert info.licence.startswith('CC0')
   assert sorted(os.listdir(corpus))[0] == records.INFO_NAME  # nothing temporary is left
   found = read_all(corpus)
-  assert found == {record.clip_id: records.encode_clip(record) for record in clips}
+  assert found == {record.clip_id: clip_codec.encode(record) for record in clips}
 
 
 def test_workers_and_shards_do_not_change_the_clips(corpus, tmp_path):

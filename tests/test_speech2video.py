@@ -21,7 +21,7 @@ from tfg_jax import (
   train,
   trained,
 )
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import clip_codec, pipeline, records
 from tfg_jax.features import speech
 from tfg_jax.networks.cpc import CPC
 from tfg_jax.pytorch import converted
@@ -137,7 +137,7 @@ def test_stages_follow_the_number_of_steps(run):
 
 def test_frames_out_of_sync_are_far_from_their_own(run, toy_records):
   system = run[0]
-  clip = records.decode_clip(records.RecordSource(toy_records, 'train')[0])
+  clip = clip_codec.decode(records.RecordSource(toy_records, 'train')[0])
   rng = np.random.default_rng(0)
   for _ in range(50):
     sample = system.sample(clip, rng)
@@ -348,7 +348,7 @@ def test_weights_of_nothing_known(config):
   ],
 )
 def test_labels_that_cannot_be(run, toy_records, changes, message):
-  clip = records.decode_clip(records.RecordSource(toy_records, 'train')[0])
+  clip = clip_codec.decode(records.RecordSource(toy_records, 'train')[0])
   with pytest.raises(errors.DataError, match=message):
     run[0].sample(dataclasses.replace(clip, **changes), np.random.default_rng(0))
 

@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from tfg_jax import configuration, observers, partition, reporting, systems, trained
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import clip_codec, pipeline, records
 from tfg_jax.systems import base
 
 RESULTS_FILE = 'results.json'
@@ -147,7 +147,7 @@ class Evaluation:
   def _clips(self, batch):
     """The records of a batch, without those that fill it up."""
     numbers = batch['clip_index'][batch['example_mask']]
-    return [records.decode_clip(self._source[int(i)]) for i in numbers]
+    return [clip_codec.decode(self._source[int(i)]) for i in numbers]
 
   def _batches(self):
     return pipeline.eval_batches(

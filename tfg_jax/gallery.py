@@ -84,12 +84,12 @@ def search(system, state, source, *, crops: int = CROPS, seed: int = 0):
 
 def _people(system, source):
   """Each person's portraits (P, S, S, 3) and voiced utterances, in the order of their names."""
-  from tfg_jax.data import records, voices
+  from tfg_jax.data import clip_codec, voices
   from tfg_jax.features import portrait
 
   found = {}
   for number in range(len(source)):
-    clip = records.decode_clip(source[number], where=source.locate(number))
+    clip = clip_codec.decode(source[number], where=source.locate(number))
     pictures, waves = found.setdefault(clip.speaker, ([], []))
     if not pictures:
       voices.read_portrait(clip, system.face_size)  # says what is wrong if there is none

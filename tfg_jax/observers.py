@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfg_jax import configuration, errors, networks, pretrained
-from tfg_jax.data import records, vocabulary
+from tfg_jax.data import clip_codec, vocabulary
 from tfg_jax.features import video as video_features
 from tfg_jax.metrics import image as image_metrics
 from tfg_jax.metrics import sync as sync_metrics
@@ -45,7 +45,7 @@ class Observer(Protocol):
 
   variables: Any  # its weights, handed to `judge`, so that they are not compiled in
 
-  def inputs(self, clips: Sequence[records.Clip]) -> dict[str, np.ndarray]:
+  def inputs(self, clips: Sequence[clip_codec.Clip]) -> dict[str, np.ndarray]:
     """What `judge` needs to know of the clips besides the batch, (B, ...) of fixed shapes."""
 
   def judge(self, variables, video, real, batch: base.Batch) -> dict[str, jax.Array]:
@@ -55,7 +55,7 @@ class Observer(Protocol):
     what `inputs` returned.
     """
 
-  def numbers(self, answers: Mapping[str, np.ndarray], clips: Sequence[records.Clip]) -> Numbers:
+  def numbers(self, answers: Mapping[str, np.ndarray], clips: Sequence[clip_codec.Clip]) -> Numbers:
     """What the answers are worth."""
 
 

@@ -33,7 +33,7 @@ from tfg_jax import (
   train,
   trained,
 )
-from tfg_jax.data import pipeline, records, vocabulary
+from tfg_jax.data import clip_codec, pipeline, records, vocabulary
 from tfg_jax.pytorch import converted
 from tfg_jax.systems import base, lip_expert
 
@@ -373,7 +373,7 @@ def clip_shapes(run: configuration.Run, system: base.System) -> dict[str, jax.Sh
   )
   with tempfile.TemporaryDirectory() as root:
     shard = records.shard_path(root, info.corpus, 'train', 0, 1)
-    records.write_shard(shard, [records.encode_clip(_made_up(data))])
+    records.write_shard(shard, [clip_codec.encode(_made_up(data))])
     records.finish_dataset(root, info)
     settings = {**data.per_process, 'batch_size': 1}
     source = records.RecordSource(root, 'train')
@@ -382,14 +382,14 @@ def clip_shapes(run: configuration.Run, system: base.System) -> dict[str, jax.Sh
   return jax.eval_shape(lambda x: {name: rows[0] for name, rows in x.items()}, batch)
 
 
-def _made_up(data: configuration.Data) -> records.Clip:
+def _made_up(data: configuration.Data) -> clip_codec.Clip:
   """A clip of grey frames and noise with everything that a system may ask of one."""
   picture = np.full((1, data.height, data.width, 3), 128, np.uint8)
-  (jpeg,) = records.encode_jpegs(picture)
+  (jpeg,) = clip_codec.encode_jpegs(picture)
   samples = int(data.max_frames * data.sample_rate / data.fps)
   noise = np.random.default_rng(0).integers(-20_000, 20_000, samples, dtype=np.int16)
   box = np.array([0, 0, data.width, data.height])
-  return records.Clip(
+  return clip_codec.Clip(
     clip_id='made_up',
     frames=[jpeg] * data.max_frames,
     height=data.height,

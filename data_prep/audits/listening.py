@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tfg_jax import pretrained
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 from tfg_jax.errors import ConfigError
 from tfg_jax.metrics import sync as sync_metrics
 from tfg_jax.systems import mouths, sync_expert
@@ -66,7 +66,7 @@ class Listener:
   def _agreement(self, lips, speech, number):
     return sync_metrics.agreement(self._judge.similarity(lips, speech), number)
 
-  def hear(self, clip: records.Clip, frames: np.ndarray) -> Heard | None:
+  def hear(self, clip: clip_codec.Clip, frames: np.ndarray) -> Heard | None:
     """Embeds a clip; None if it is shorter than two windows.
 
     Clips are padded to a power of two, so that a corpus needs few compilations.

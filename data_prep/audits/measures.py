@@ -6,7 +6,7 @@ import hashlib
 import cv2
 import numpy as np
 
-from tfg_jax.data import pipeline, records
+from tfg_jax.data import clip_codec, pipeline
 
 _TICK = 0.04  # seconds, the grain of levels
 _QUIET = -50.0  # dB of full scale; a room is below, speech is above
@@ -66,14 +66,14 @@ class Measures:
   offset: float = float('nan')
 
 
-def decode(clip: records.Clip, where: str) -> np.ndarray:
+def decode(clip: clip_codec.Clip, where: str) -> np.ndarray:
   """Its pictures, (T, H, W, 3) uint8 RGB."""
   frames = np.empty((len(clip.frames), clip.height, clip.width, 3), np.uint8)
   pipeline.decode_jpegs(clip.frames, frames, where=where)
   return frames
 
 
-def measure(clip: records.Clip, frames: np.ndarray, number: int) -> Measures:
+def measure(clip: clip_codec.Clip, frames: np.ndarray, number: int) -> Measures:
   """Measures record `number` of its split; `frames` are what `decode` returns."""
   level, silence = sound_level(clip.wav, clip.sample_rate)
   changed = changes(frames) > _SAME

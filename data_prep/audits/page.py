@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from data_prep.audits import faults, measures
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 
 PAGE_FILE, TABLE_FILE = 'audit.html', 'audit.csv'
 HOW_TO_SYNC = (
@@ -265,7 +265,7 @@ def _sheets(directory, found):
 def _figure(directory, clip, sources):
   source = sources.setdefault(clip.split, records.RecordSource(directory, clip.split))
   where = source.locate(clip.number)
-  record = records.decode_clip(source[clip.number], where=where)
+  record = clip_codec.decode(source[clip.number], where=where)
   frames = measures.decode(record, where)
   chosen = np.linspace(0, len(frames) - 1, _STRIP).astype(int)
   width = round(record.width * _FACE / record.height)
@@ -274,7 +274,7 @@ def _figure(directory, clip, sources):
     x1, y1, x2, y2 = map(int, record.boxes[index])
     picture = cv2.rectangle(frames[index].copy(), (x1, y1), (x2 - 1, y2 - 1), (90, 200, 120))
     strip.append(cv2.resize(picture, (width, _FACE), interpolation=cv2.INTER_AREA))
-  (jpeg,) = records.encode_jpegs([np.concatenate(strip, axis=1)], quality=80)
+  (jpeg,) = clip_codec.encode_jpegs([np.concatenate(strip, axis=1)], quality=80)
   said = f'{clip.split}/{clip.clip}: {clip.seconds:.1f} s, {clip.level:.0f} dB'
   if not math.isnan(clip.match):
     said += f', offset {clip.offset:+.0f}, match {clip.match:.2f}'

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from data_prep.audits.faults import Finding
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 from tfg_jax.errors import ConfigError, DataError
 
 WAYS = ('shift', 'drop')
@@ -92,13 +92,13 @@ def _records(source, split, numbers, plan, offsets):
   for number in numbers:
     end = plan[split, number]
     if end == 'fixed':
-      clip = records.decode_clip(source[number], where=source.locate(number))
-      yield records.encode_clip(moved(clip, int(offsets[split, number])))
+      clip = clip_codec.decode(source[number], where=source.locate(number))
+      yield clip_codec.encode(moved(clip, int(offsets[split, number])))
     elif end == 'kept':
       yield source[number]
 
 
-def moved(clip: records.Clip, frames: int) -> records.Clip:
+def moved(clip: clip_codec.Clip, frames: int) -> clip_codec.Clip:
   """The clip with its sound, and the times of what is heard, later by so many frames.
 
   What moves in at one end is silence.

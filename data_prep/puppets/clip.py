@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from data_prep.puppets import identity, scene, script, visemes, voice
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec
 from tfg_jax.errors import DataError
 
 FPS = 25
@@ -71,14 +71,14 @@ def puppet(seed, number):
 
 @functools.lru_cache(maxsize=64)
 def _portrait(seed, number, size):
-  return records.encode_jpegs([render_still(puppet(seed, number), size)])[0]
+  return clip_codec.encode_jpegs([render_still(puppet(seed, number), size)])[0]
 
 
 def make_clip(settings, number):
   """Clip `number`: depends on the settings and the number, not on other clips.
 
   Returns:
-    records.Clip with these extras (P phonemes, W words, T frames):
+    clip_codec.Clip with these extras (P phonemes, W words, T frames):
       identity: number of the puppet. emotion_strength: 0 to 1. amplitude: of the articulation.
       phonemes: P espeak-ng symbols. phoneme_times: 2P floats, start and end of each in seconds.
       visemes: P names, those of a diphthong joined by '+'. viseme_times: 2P floats, when the lips
@@ -146,9 +146,9 @@ def make_clip(settings, number):
     a, b = words[line.position]
     extras['word_frames'] = np.array([int(a * FPS), min(int(np.ceil(b * FPS)), settings.frames)])
     extras['word_label'] = np.array([(settings.words or script.WORDS).index(line.word)])
-  return records.Clip(
+  return clip_codec.Clip(
     clip_id=f'{person.name}/{number:06d}',
-    frames=records.encode_jpegs(frames),
+    frames=clip_codec.encode_jpegs(frames),
     height=settings.size,
     width=settings.size,
     fps=float(FPS),

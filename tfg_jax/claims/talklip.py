@@ -19,7 +19,7 @@ from tfg_jax import trained
 from tfg_jax.claims import comparison
 from tfg_jax.claims.comparison import Claim
 from tfg_jax.claims.jobs import Job
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 
 VARIANTS = ('no_lip_no_gan', 'no_lip', 'l', 'l+c', 'g', 'g+c')
 _BASES = {'g': 'base_g', 'g+c': 'base_g'}  # the others, and Wav2Lip, begin with base_l
@@ -233,7 +233,7 @@ def strip(workdir: pathlib.Path, *, clips: int = 2) -> Image.Image:
   shown = trained.read_config(workdir / 'no_lip').evaluation.samples
   height = len(samples['no_lip']) // shown
   for clip in range(clips):
-    text = records.decode_clip(source[clip]).text
+    text = clip_codec.decode(source[clip]).text
     for name, part in (('ground_truth', 0), ('no_lip', 1), ('g+c', 1)):
       of_clip = samples[name if part else 'no_lip'][clip * height : (clip + 1) * height]
       rows.append((_NAMES[name], text if not part else '', np.split(of_clip, 2)[part]))

@@ -34,11 +34,11 @@ import grain
 import numpy as np
 from absl import flags
 
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec, records
 from tfg_jax.errors import CheckpointError, DataError
 
 Batch = dict[str, np.ndarray]
-Sample = Callable[[records.Clip, np.random.Generator], dict[str, np.ndarray]]
+Sample = Callable[[clip_codec.Clip, np.random.Generator], dict[str, np.ndarray]]
 
 
 def train_batches(
@@ -245,7 +245,7 @@ class _ClipLoader:
 
   def _read(self, number):
     where = self.source.locate(number)
-    clip = records.decode_clip(self.source[number], where=where)
+    clip = clip_codec.decode(self.source[number], where=where)
     info = self.source.info
     for name in ('fps', 'sample_rate'):
       # A record keeps fps as float32.

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec
 from tfg_jax.errors import DataError
 from tfg_jax.features import audio, portrait, voice
 
 
-def utterances(clip: records.Clip) -> list[np.ndarray]:
+def utterances(clip: clip_codec.Clip) -> list[np.ndarray]:
   """The record's utterances, (N,) int16 each; those that a random cut left outside are dropped."""
   if 'utterances' not in clip.extras:
     return [clip.wav]
@@ -95,7 +95,7 @@ def windows(
 
 
 def read_portrait(
-  clip: records.Clip, size: int, rng: np.random.Generator | None = None
+  clip: clip_codec.Clip, size: int, rng: np.random.Generator | None = None
 ) -> np.ndarray:
   """(size, size, 3) uint8 RGB, one of the record's portraits at random, the first without `rng`.
 
@@ -112,7 +112,7 @@ def read_portrait(
   return portrait.read(files[chosen], size)
 
 
-def identity(clip: records.Clip, known: int) -> int:
+def identity(clip: clip_codec.Clip, known: int) -> int:
   """The number of the person, below `known`.
 
   Raises:

@@ -15,7 +15,7 @@ import optax
 import optax.contrib
 
 from tfg_jax import errors
-from tfg_jax.data import records
+from tfg_jax.data import clip_codec
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -160,11 +160,11 @@ class System(Protocol):
     `pretrained.load` made of each of the sources, and
     works out of training batches whatever the steps need to be given."""
 
-  def sample(self, clip: records.Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  def sample(self, clip: clip_codec.Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """On the host, per training clip: what the step needs besides the clip, of fixed shapes; with
     `frame_index` where it does not need all frames (see `data.pipeline`)."""
 
-  def sample_evaluation(self, clip: records.Clip, rng: np.random.Generator) -> dict:
+  def sample_evaluation(self, clip: clip_codec.Clip, rng: np.random.Generator) -> dict:
     """The same for evaluation; `rng` depends on the clip alone."""
 
   def train_step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
