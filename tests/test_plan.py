@@ -218,7 +218,20 @@ def test_the_devices_here_can_be_planned_for(twin, capsys):
   said = capsys.readouterr().out
   assert found.batch == 1 and found.total > found.temporaries > 0
   assert 'peak unknown' in said and 'of the slice' not in said
-  assert '  all-gather of' in said  # XLA does not split an FFT
+  assert 'nothing is exchanged besides gradients, statistics and metrics' in said
+
+
+@pytest.mark.end_to_end
+def test_with_the_expert_two_things_more_are_exchanged(twin, expert_workdir):
+  """Negatives are from all clips; and XLA does not split a convolution in groups."""
+  found = plan.plan(twin('g+c', **{'model.expert': str(expert_workdir)}), 'local', compiles=0)
+  others = [x for x in found.collectives if x.kind != 'all-reduce']
+  grouped = [x for x in others if 'pos_conv' in x.source]
+  assert len(grouped) == 3  # the audio encoder's, the expert's, and its gradient
+  rest = [x for x in others if x not in grouped]
+  faces, width = 2 * 2 * 5, 16
+  assert all(x.count in (faces, faces * width) for x in rest)
+  assert len(rest) == 3
 
 
 def test_pmap_exchanges_the_same_numbers(twin, capsys):
@@ -266,5 +279,4 @@ def test_a_step_compiles_for_a_slice_that_is_not_there(twin, capsys):
   assert found.batch == 1 and 0 < found.total < slices.CHIPS['v5e'].memory
   assert 'talklip, stage 2, jit, float32, for v5e:2x2: 4 x TPU v5 lite' in said
   assert 'ms at best, bound by' in said
-  others = [x for x in found.collectives if x.kind != 'all-reduce']
-  assert all(x.source.endswith('/fft') for x in others)  # XLA does not split it
+  assert {x.kind for x in found.collectives} == {'all-reduce'}

@@ -97,8 +97,10 @@ def paste_faces(frames, faces, boxes, index=None, mask=None):
   hybrid = jnp.where(covered[..., None], scaled, chosen)
   if mask is not None:
     index = jnp.where(mask, index, frames.shape[1])  # out of range: not written
-  clips = jnp.arange(len(frames))[:, None]
-  return jnp.asarray(frames).at[clips, index].set(hybrid, mode='drop')
+  # Clip by clip, so that XLA knows that no clip's faces go to another device.
+  return jax.vmap(lambda clip, rows, faces: clip.at[rows].set(faces, mode='drop'))(
+    frames, index, hybrid
+  )
 
 
 def lip_roi(frames, num_frames, size: int = LIP_SIZE, below: int = 0):
