@@ -5,7 +5,7 @@ r"""SF2F: a portrait from a voice, 64 or 128 px; numbers of the official code.
   python -m tfg_jax.main --config=configs/sf2f.py:64 --workdir=DIR1 --config.data.root=DIR \
     --config.model.facenet_weights=DIR
   python -m tfg_jax.main --config=configs/sf2f.py:64+fuser --workdir=DIR2 --config.data.root=DIR \
-    --config.model.facenet_weights=DIR --config.model.start_from=DIR1
+    --config.model.facenet_weights=DIR --config.model.start=DIR1
 
 The weights are the folder that `tfg_jax.convert import --network=sf2f_facenet` makes of the public
 VGGFace2 checkpoint. The second run trains the fuser in front of what the first has learned.
@@ -96,7 +96,7 @@ def get_config(variant='64'):
     loss=_LOSS,
     facenet={},
     facenet_weights='',
-    start_from='',
+    start='',
     face_steps=0,
     portrait_steps=10_000 * _EPOCH,
     settling_steps=2000 * _EPOCH,
@@ -199,7 +199,7 @@ def get_test_config(variant='64'):
       identity_discriminator={**c.model.identity_discriminator.to_dict(), **small, 'features': 8},
       facenet=dict(size=75, shrink=16, repeats=(0, 0, 0), features=8),
       windows=2 if fuses else 0,
-      face_steps=0 if c.model.start_from or variant.endswith('+fuser') else 2,
+      face_steps=0 if c.model.start or variant.endswith('+fuser') else 2,
       portrait_steps=0 if variant.endswith('+fuser') else 2,
       settling_steps=0,
       learning_rate=1e-3,

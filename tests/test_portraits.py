@@ -91,7 +91,7 @@ def test_flags_of_the_gallery(rest, message):
 def test_the_gallery_of_a_small_system(tmp_path):
   root = corpus.write(tmp_path / 'people', valid=6, frames=60)
   config = configs.get_test_config('64+fuser')
-  config.data.root, config.model.start_from = str(root), 'elsewhere'
+  config.data.root, config.model.start = str(root), 'elsewhere'
   run = configuration.resolve(config)
   system = systems.build(run, axis_name=None)
   state = noisy_state(system)

@@ -134,7 +134,7 @@ def test_the_baseline_learns_without_an_image_discriminator(build):
 def test_every_variant_takes_a_step(build, variant):
   """Traced, not computed: the networks differ from those of the tests above in size and number."""
   fuses = variant.endswith('+fuser')
-  run, system = build(variant, **({'model.start_from': 'elsewhere'} if fuses else {}))
+  run, system = build(variant, **({'model.start': 'elsewhere'} if fuses else {}))
   stage = sf2f.FUSION if fuses else sf2f.PORTRAITS
   state = jax.eval_shape(system.init, jax.random.key(0)).replace(stage=stage)
   new, metrics = jax.eval_shape(system.train_step, state, first_batch(run, system.sample, seed=0))
@@ -197,7 +197,7 @@ def test_rates_fall_to_a_thousandth_while_the_generator_settles(build):
 
 def test_what_is_taken_over(build, tmp_path):
   _, first = build('64')
-  _, second = build('64+fuser', **{'model.start_from': str(tmp_path)})
+  _, second = build('64+fuser', **{'model.start': str(tmp_path)})
   assert second.sources == {'portraits': str(tmp_path)}
   assert second._stage_at(0) == sf2f.FUSION
   trained, state = (
@@ -235,7 +235,7 @@ def test_what_is_taken_over(build, tmp_path):
 @pytest.fixture(scope='module')
 def fused(build):
   """System with a fuser, its fresh state and an evaluation batch."""
-  run, system = build('64+fuser', **{'model.start_from': 'elsewhere'})
+  run, system = build('64+fuser', **{'model.start': 'elsewhere'})
   return (
     system,
     noisy_state(system).replace(stage=sf2f.FUSION),
@@ -329,7 +329,7 @@ def test_published_configs_build(variant):
   if not variant.startswith('puppets'):
     config.model.facenet_weights = 'facenet'
   if variant.endswith('+fuser'):
-    config.model.start_from = 'portraits'
+    config.model.start = 'portraits'
   system = systems.build(configuration.resolve(config), axis_name=None)
   if variant not in MILLIONS:
     return
@@ -348,8 +348,8 @@ def test_published_configs_build(variant):
     ({'model.gan': 'dcgan'}, "model.gan is 'dcgan'"),
     ({'model.face_steps': 0}, 'there is no FaceNet'),
     ({'model.facenet_weights': 'x'}, 'model.face_steps is 2, but FaceNet has given weights'),
-    ({'model.start_from': 'x'}, 'model.start_from is for a fuser'),
-    ({'model.portrait_steps': 0}, 'model.portrait_steps is 0 and model.start_from'),
+    ({'model.start': 'x'}, 'model.start is for a fuser'),
+    ({'model.portrait_steps': 0}, 'model.portrait_steps is 0 and model.start'),
     ({'model.portrait_steps': 3}, 'model.portrait_steps is 3, but a stage can only end'),
   ],
 )

@@ -76,7 +76,7 @@ class Settings:
   loss: LossWeights = LossWeights()
   facenet: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   facenet_weights: str = ''  # a converted sf2f_facenet, or a run that has trained one
-  start_from: str = ''  # workdir of a run without fuser; this one is then stage 3
+  start: str = ''  # workdir of a run without fuser; this one is then stage 3
   face_steps: int = 0  # of stage 0
   portrait_steps: int = 0  # of stage 1
   settling_steps: int = 0  # of stage 2
@@ -170,7 +170,7 @@ class SF2F:
   @property
   def sources(self) -> dict[str, str]:
     """Where FaceNet and the networks of stage 1 come from, if not from here."""
-    folders = {'facenet': self.settings.facenet_weights, 'portraits': self.settings.start_from}
+    folders = {'facenet': self.settings.facenet_weights, 'portraits': self.settings.start}
     return {name: folder for name, folder in folders.items() if folder}
 
   @property
@@ -659,7 +659,7 @@ def _check(run, settings):
     'use gan, wgan or lsgan',
   )
   check(
-    settings.facenet_weights or settings.start_from or settings.face_steps,
+    settings.facenet_weights or settings.start or settings.face_steps,
     'there is no FaceNet: neither model.facenet_weights nor model.face_steps is set',
     'give the folder of a converted sf2f_facenet, or steps in which one learns the corpus',
   )
@@ -669,14 +669,14 @@ def _check(run, settings):
     'set one of model.facenet_weights and model.face_steps',
   )
   check(
-    settings.windows or not settings.start_from,
-    'model.start_from is for a fuser, and model.windows is 0',
+    settings.windows or not settings.start,
+    'model.start is for a fuser, and model.windows is 0',
     'set model.windows, e.g. 20',
   )
   check(
-    bool(settings.start_from) != bool(settings.portrait_steps),
-    f'model.portrait_steps is {settings.portrait_steps} and model.start_from is '
-    f'{settings.start_from!r}',
+    bool(settings.start) != bool(settings.portrait_steps),
+    f'model.portrait_steps is {settings.portrait_steps} and model.start is '
+    f'{settings.start!r}',
     'set one of them: portraits are learned here, or taken over',
   )
   for key in ('face_steps', 'portrait_steps', 'settling_steps'):
