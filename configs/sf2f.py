@@ -18,8 +18,10 @@ Variants:
   baseline_encoder, baseline_decoder
                        64 with a part of voice2face (Table 7)
   ...+fuser            any of them but voice2face, second stage
+  faces                FaceNet alone, for the model.facenet_weights of others
   puppets              everything from nothing on drawn faces, in minutes
   puppets_voice2face   the baseline on them
+  puppets_faces        FaceNet alone on them
 """
 
 import ml_collections
@@ -49,10 +51,13 @@ _VARIANTS = {
   'no_perceptual': dict(loss=_LOSS | dict(perceptual=0.0)),
   'baseline_encoder': dict(encoder='plain', noise=0.05),
   'baseline_decoder': dict(decoder='deconvolution'),
+  'faces': {},
   'puppets': {},
   'puppets_voice2face': _BASELINE,
+  'puppets_faces': {},
 }
-_FUSED = tuple(name for name in _VARIANTS if not name.endswith('voice2face') and name != 'puppets')
+_ALONE = ('voice2face', 'faces', 'puppets')  # what the names of those without a fuser end with
+_FUSED = tuple(name for name in _VARIANTS if not name.endswith(_ALONE))
 VARIANTS = (*_VARIANTS, *(f'{name}+fuser' for name in _FUSED))
 
 _EPOCH = 11  # iterations: 2,890 people, 256 of them in each
@@ -117,6 +122,9 @@ def get_config(variant='64'):
     c.checkpoint.every = c.evaluation.every = 5 * _EPOCH
   if name.startswith('puppets'):
     _make_small(c)
+  if name.endswith('faces'):
+    c.num_steps = c.model.face_steps = 200 if name.startswith('puppets') else 1000 * _EPOCH
+    c.model.update(windows=0, portrait_steps=0, settling_steps=0)
   return c
 
 
@@ -154,7 +162,7 @@ def _make_small(c):
       image_discriminator=dict(
         convolutions=((4, 16, 2, 0), (4, 24, 2, 0), (4, 32, 2, 0)),
       ),
-      facenet=dict(size=75, shrink=4, repeats=(1, 1, 1), features=64, dropout=0.2),
+      facenet=dict(size=75, shrink=4, repeats=(1, 1, 1), features=64, classes=80, dropout=0.2),
       face_steps=200,
       portrait_steps=1000 if baseline else 700,
       settling_steps=0 if baseline else 100,
@@ -200,7 +208,7 @@ def get_test_config(variant='64'):
       facenet=dict(size=75, shrink=16, repeats=(0, 0, 0), features=8),
       windows=2 if fuses else 0,
       face_steps=0 if c.model.start or variant.endswith('+fuser') else 2,
-      portrait_steps=0 if variant.endswith('+fuser') else 2,
+      portrait_steps=0 if variant.endswith(('+fuser', 'faces')) else 2,
       settling_steps=0,
       learning_rate=1e-3,
     )

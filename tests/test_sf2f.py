@@ -135,10 +135,15 @@ def test_every_variant_takes_a_step(build, variant):
   """Traced, not computed: the networks differ from those of the tests above in size and number."""
   fuses = variant.endswith('+fuser')
   run, system = build(variant, **({'model.start': 'elsewhere'} if fuses else {}))
-  stage = sf2f.FUSION if fuses else sf2f.PORTRAITS
+  alone = variant.endswith('faces')
+  stage = sf2f.FACES if alone else sf2f.FUSION if fuses else sf2f.PORTRAITS
+  assert system._stage_at(2) == stage  # 2 steps of FaceNet, where it learns
   state = jax.eval_shape(system.init, jax.random.key(0)).replace(stage=stage)
   new, metrics = jax.eval_shape(system.train_step, state, first_batch(run, system.sample, seed=0))
   assert jax.tree.map(lambda x: x.shape, new) == jax.tree.map(lambda x: x.shape, state)
+  if alone:
+    assert {x.split('/')[0] for x in metrics} == {'facenet'}
+    return
   name = variant.removesuffix('+fuser')
   player = 'fuser' if fuses else 'generator'
   terms = {x.split('/')[1] for x in metrics if x.startswith(player)} - {'total', 'grad_norm'}
@@ -259,7 +264,7 @@ def test_evaluation_numbers(fused):
   mel = voice.log_mel(batch['windows'], batch['windows_samples'])
   drawn = jax.jit(system.draw)(state, mel, mask=batch['windows_mask'])
   real = system.real(batch['portrait'])[-1]
-  a, b = (np.asarray(jax.jit(system.embed_faces)(state, image)) for image in (drawn, real))
+  a, b = (np.asarray(jax.jit(system.see_faces)(state, image).embedding) for image in (drawn, real))
   np.testing.assert_allclose(numbers['fused/l1'], np.abs(a - b).sum(-1), rtol=1e-4)
   faces = jax.jit(system.eval_step)(state.replace(stage=sf2f.FACES), batch)
   assert numbers.keys() - faces.keys() == {f'{name.split("/")[0]}/l1' for name in numbers}
@@ -326,7 +331,7 @@ MILLIONS = {'64': 16.41, '64+fuser': 17.20, 'multires+fuser': 17.21, 'voice2face
 def test_published_configs_build(variant):
   config = configs.get_config(variant)
   config.data.root = 'records'
-  if not variant.startswith('puppets'):
+  if not variant.startswith('puppets') and variant != 'faces':
     config.model.facenet_weights = 'facenet'
   if variant.endswith('+fuser'):
     config.model.start = 'portraits'
@@ -349,7 +354,7 @@ def test_published_configs_build(variant):
     ({'model.face_steps': 0}, 'there is no FaceNet'),
     ({'model.facenet_weights': 'x'}, 'model.face_steps is 2, but FaceNet has given weights'),
     ({'model.start': 'x'}, 'model.start is for a fuser'),
-    ({'model.portrait_steps': 0}, 'model.portrait_steps is 0 and model.start'),
+    ({'model.portrait_steps': 0, 'model.windows': 2}, 'model.portrait_steps is 0 and model.start'),
     ({'model.portrait_steps': 3}, 'model.portrait_steps is 3, but a stage can only end'),
   ],
 )

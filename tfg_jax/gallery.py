@@ -1,16 +1,21 @@
 r"""Searches for people by the portraits that a trained SF2F draws of their voices.
 
-python -m tfg_jax.gallery --workdir=DIR [--split=test] [--data=DIR]
+python -m tfg_jax.gallery --workdir=DIR [--split=test] [--data=DIR] [--judge=DIR]
 
 The protocol of the paper's tables: ten random crops of 1.25 s and of 5 s from each person's speech,
 each drawn and looked for among the portraits of a hundred people by FaceNet's embedding; means
 over the crops. A system with a fuser draws 5 s with it and without. With fewer than a hundred
-people all are the gallery, which makes it easier; the row 'chance' says how much.
+people all are the gallery, which makes it easier; the row 'chance' says how much. The embedding is
+that of the run's own FaceNet, which it may have learnt from, or of a judge's.
 
-The means are printed and written to WORKDIR/gallery.json.
+`vfs`, the paper's VGGFace score, is of the classes that the same FaceNet knows: how sure it is of
+each portrait, and how different the portraits are.
+
+The means are printed and written to WORKDIR/gallery.json, each person's numbers to people.csv.
 """
 
 import collections
+import csv
 import functools
 import json
 import pathlib
@@ -22,21 +27,26 @@ from tfg_jax import errors
 
 CROPS = 10
 SECONDS = (1.25, 5.0)
-RESULTS_FILE = 'gallery.json'
+RESULTS_FILE, PEOPLE_FILE = 'gallery.json', 'people.csv'
+_PARTS = 5  # of the set, for the score
 _BATCH = 32
 
 
-def search(system, state, source, *, crops: int = CROPS, seed: int = 0):
-  """The table of one split.
+def search(system, state, source, *, judge=None, crops: int = CROPS, seed: int = 0):
+  """The numbers of one split.
 
   Args:
     system, state: a trained SF2F.
     source: `records.RecordSource`; all records of a person are used.
-    crops: random crops for each person and length; every row is the mean over them.
+    judge: portraits (B, S, S, 3) in the network space -> `facenet.FaceFeatures`; None: the system's
+      own FaceNet.
+    crops: random crops for each person and length; a person's number is the mean over them.
     seed: of the crops.
 
   Returns:
-    (row -> {'cosine', 'l1', 'recall_K' in [0, 1], 'seconds' that were heard}, number of people).
+    (row -> {'cosine', 'l1', 'recall_K' in [0, 1], 'seconds' that were heard, 'vfs'}, names of the
+    people). Each is (people,), recalls of those in the first three galleries alone, and a number in
+    the row 'chance' and for 'vfs'.
 
   Raises:
     DataError: if a record has no portrait, or nobody speaks in any of a person's.
@@ -47,22 +57,28 @@ def search(system, state, source, *, crops: int = CROPS, seed: int = 0):
   from tfg_jax.features import voice
   from tfg_jax.metrics import likeness
 
-  people = _people(system, source)
-  embed = _batched(jax.jit(lambda pixels: system.embed_faces(state, system.real(pixels)[-1])))
+  judge = judge or functools.partial(system.see_faces, state)
+  names, people = _people(system, source)
+
+  @jax.jit
+  def recognise(pixels):
+    seen = judge(system.real(pixels)[-1])
+    return seen.embedding, jax.nn.softmax(seen.logits)
+
   # The mean over a person's portraits is not normalised again, as officially.
   portraits = [files for files, _ in people]
-  every = embed(np.concatenate(portraits))
-  bounds = np.cumsum([len(files) for files in portraits])[:-1]
-  gallery = np.stack([rows.mean(0) for rows in np.split(every, bounds)])
-  first = np.stack([rows[0] for rows in np.split(every, bounds)])
+  every, classes = _batched(recognise)(np.concatenate(portraits))
+  firsts = np.cumsum([0, *(len(files) for files in portraits)])[:-1]
+  gallery = np.stack([rows.mean(0) for rows in np.split(every, firsts[1:])])
 
   @jax.jit
   def draw(windows, samples, mask):
-    """(B, D) embeddings of portraits from windows (B, N, S), or from single crops (B, S)."""
+    """What portraits look like that are drawn from windows (B, N, S), or single crops (B, S)."""
     drawn = system.draw(state, voice.log_mel(windows, samples), mask=mask, key=jax.random.key(seed))
-    return system.embed_faces(state, drawn)
+    seen = judge(drawn)
+    return seen.embedding, jax.nn.softmax(seen.logits)
 
-  rows = {'ground_truth': _scores(first, gallery, likeness) | {'seconds': 0.0}}
+  rows = {'ground_truth': _scores(every[firsts], classes[firsts], gallery, likeness, seed)}
   for seconds in SECONDS:
     for fused in (False, True) if system.generator.fuser is not None else (False,):
       if fused and seconds < 2:
@@ -71,19 +87,19 @@ def search(system, state, source, *, crops: int = CROPS, seed: int = 0):
       for crop in range(crops):
         rng = np.random.default_rng([seed, crop, int(100 * seconds)])
         inputs, heard = _crops([waves for _, waves in people], seconds, fused, rng)
-        embedded = _batched(lambda *x: draw(*map(jnp.asarray, x)))(*inputs)
-        scores = _scores(embedded, gallery, likeness) | {'seconds': heard}
+        drawn = _batched(lambda *x: draw(*map(jnp.asarray, x)))(*inputs)
+        scores = _scores(*drawn, gallery, likeness, seed) | {'seconds': heard}
         for name, value in scores.items():
           found[name].append(value)
       name = f'{"fused" if fused else "generated"}_{seconds:g}s'
-      rows[name] = {name: float(np.mean(values)) for name, values in found.items()}
+      rows[name] = {name: np.mean(values, 0) for name, values in found.items()}
   size = min(len(people), likeness.GALLERY)
   rows['chance'] = {f'recall_{k}': min(k / size, 1.0) for k in likeness.RECALLS}
-  return rows, len(people)
+  return rows, names
 
 
 def _people(system, source):
-  """Each person's portraits (P, S, S, 3) and voiced utterances, in the order of their names."""
+  """Names, and each person's portraits (P, S, S, 3) and voiced utterances, in their order."""
   from tfg_jax.data import clip_codec, voices
   from tfg_jax.features import portrait
 
@@ -96,7 +112,8 @@ def _people(system, source):
       pictures += [portrait.read(file, system.face_size) for file in clip.extras['portrait']]
     parts = voices.utterances(clip)
     waves += voices.voiced_utterances(parts, system.settings.voice_activity)
-  return [(np.stack(found[name][0]), found[name][1]) for name in sorted(found)]
+  names = sorted(found)
+  return names, [(np.stack(found[name][0]), found[name][1]) for name in names]
 
 
 def _crops(voices_of_people, seconds, fused, rng):
@@ -122,20 +139,23 @@ def _crops(voices_of_people, seconds, fused, rng):
       arrays.append((made['windows'], made['windows_samples'], made['windows_mask']))
     else:
       arrays.append((crop['voice'], crop['voice_samples'], np.True_))
-  return [np.stack(x) for x in zip(*arrays, strict=True)], float(np.mean(heard))
+  return [np.stack(x) for x in zip(*arrays, strict=True)], np.array(heard)
 
 
-def _scores(embedded, gallery, likeness):
-  scores = {
-    'cosine': float(likeness.cosine(gallery, embedded).mean()),
-    'l1': float(likeness.l1(gallery, embedded).mean()),
+def _scores(embedded, classes, gallery, likeness, seed):
+  found = likeness.places(embedded, gallery)
+  shuffled = np.random.default_rng(seed).permutation(classes)
+  return {
+    'cosine': likeness.cosine(gallery, embedded),
+    'l1': likeness.l1(gallery, embedded),
+    **{f'recall_{k}': (found < k).astype(float) for k in likeness.RECALLS},
+    'vfs': likeness.class_score(shuffled, min(_PARTS, len(classes))).mean,
   }
-  found = likeness.recall(embedded, gallery)
-  return scores | {f'recall_{k}': share for k, share in found.items()}
 
 
 def _batched(function):
-  """Applies a function of rows to blocks of one size, so that it compiles once."""
+  """Applies a function of rows, which gives several arrays, to blocks of one size, so that it
+  compiles once."""
 
   def run(*arrays):
     made = []
@@ -143,15 +163,23 @@ def _batched(function):
       block = [x[start : start + _BATCH] for x in arrays]
       missing = _BATCH - len(block[0])
       padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for x in block]
-      made.append(np.asarray(function(*padded))[: len(block[0])])
-    return np.concatenate(made)
+      made.append([np.asarray(x)[: len(block[0])] for x in function(*padded)])
+    return [np.concatenate(x) for x in zip(*made, strict=True)]
 
   return run
 
 
+def means(rows) -> dict[str, dict[str, float]]:
+  """Over people."""
+  return {
+    row: {metric: float(np.mean(values)) for metric, values in numbers.items()}
+    for row, numbers in rows.items()
+  }
+
+
 def table(rows, people: int, split: str) -> str:
-  """Rows by metric, recalls in percent."""
-  metrics = ['seconds', 'cosine', 'l1', *(name for name in rows['chance'])]
+  """Means by row and metric, recalls in percent."""
+  metrics = ['seconds', 'cosine', 'l1', *(name for name in rows['chance']), 'vfs']
   lines = [
     f'{people} people of split {split!r}; recalls in percent:',
     f'{"":16}' + ''.join(f'{metric:>11}' for metric in metrics),
@@ -175,6 +203,7 @@ def define_flags(values=flags.FLAGS):
   text('workdir', None, 'Folder of a trained run of sf2f.')
   text('split', None, "Split to search; default: the run's evaluation.split.")
   text('data', None, "Record set; default: the run's data.root.")
+  text('judge', None, 'Whose FaceNet compares: a run of sf2f or a converted sf2f_facenet.')
 
 
 def main(argv, values=flags.FLAGS):
@@ -191,11 +220,62 @@ def main(argv, values=flags.FLAGS):
     )
   split = values.split or run.run.evaluation.split
   source = records.RecordSource(values.data or run.run.data.root, split)
-  rows, people = search(run.system, run.state, source)
-  print(table(rows, people, split))
-  content = {'split': split, 'step': run.step, 'people': people, 'crops': CROPS, 'rows': rows}
-  path = pathlib.Path(values.workdir) / RESULTS_FILE
-  path.write_text(json.dumps(content, indent=2) + '\n')
+  judge = _read_judge(values.judge) if values.judge else None
+  rows, names = search(run.system, run.state, source, judge=judge)
+  print(table(means(rows), len(names), split))
+  content = {
+    'split': split,
+    'step': run.step,
+    'judge': values.judge or 'its own FaceNet',
+    'people': len(names),
+    'crops': CROPS,
+    'rows': means(rows),
+  }
+  folder = pathlib.Path(values.workdir)
+  (folder / RESULTS_FILE).write_text(json.dumps(content, indent=2) + '\n')
+  _write_people(folder / PEOPLE_FILE, rows, names)
+
+
+def _read_judge(folder):
+  """The `judge` of `search` in a folder."""
+  from tfg_jax import networks, trained
+  from tfg_jax.features import portrait
+  from tfg_jax.pytorch import converted
+  from tfg_jax.systems.sf2f import SF2F
+
+  if converted.is_converted(folder):
+    variables, conversion = converted.load(folder)
+    if conversion.network != 'sf2f_facenet':
+      raise errors.CheckpointError(
+        f'this is a converted {conversion.network}.',
+        where=folder,
+        hint='convert a sf2f_facenet, or name a run of sf2f.',
+      )
+    module = networks.OFFICIAL[conversion.network]()
+    return lambda image: module.apply(variables, portrait.facenet_input(image), train=False)
+  run = trained.load(folder)
+  if not isinstance(run.system, SF2F):
+    raise errors.CheckpointError(
+      f'a run of {run.run.system} has no FaceNet.',
+      where=folder,
+      hint='name a run of sf2f, or a converted sf2f_facenet.',
+    )
+  return functools.partial(run.system.see_faces, run.state)
+
+
+def _write_people(path, rows, names):
+  """A line for each person, a column for each 'row/metric' that everybody has."""
+  columns = {
+    f'{row}/{metric}': values
+    for row, numbers in rows.items()
+    for metric, values in numbers.items()
+    if np.shape(values) == (len(names),)
+  }
+  with path.open('w', newline='') as file:
+    table = csv.writer(file, lineterminator='\n')
+    table.writerow(['person', *columns])
+    for number, name in enumerate(names):
+      table.writerow([name, *(f'{values[number]:.6g}' for values in columns.values())])
 
 
 if __name__ == '__main__':

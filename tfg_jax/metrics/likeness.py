@@ -39,26 +39,29 @@ def ranks(queries, gallery, *, distance=lambda a, b: -cosine(a, b)):
   return (everything < own[:, None]).sum(1)
 
 
-def recall(queries, gallery, counts=RECALLS, *, size=GALLERY, distance=None):
-  """Share of queries whose own row is among the K nearest, for each K of `counts`.
+def places(queries, gallery, *, size=GALLERY, distance=None):
+  """The rank of each query's own row in its gallery; see `ranks`.
 
   Args:
     queries, gallery: (N, D), row i of both is the same person.
-    counts: K.
-    size: of a gallery: the first three blocks of so many rows are galleries of their own, and the
-      mean over them counts; further rows do not. With fewer rows there is one gallery, of all.
+    size: of a gallery: the first three blocks of so many rows are galleries of their own; further
+      rows are in none. With fewer rows there is one gallery, of all.
     distance: None searches by cosine; or `l1`.
 
   Returns:
-    {K: share in [0, 1]}.
+    (N,) int, or of the first three galleries alone.
   """
   settings = {} if distance is None else {'distance': distance}
   if len(queries) < size:
-    blocks = [slice(None)]
-  else:
-    blocks = [slice(i * size, (i + 1) * size) for i in range(min(len(queries) // size, _GALLERIES))]
-  found = [ranks(queries[block], gallery[block], **settings) for block in blocks]
-  return {k: float(np.mean([(places < k).mean() for places in found])) for k in counts}
+    return ranks(queries, gallery, **settings)
+  blocks = [slice(i * size, (i + 1) * size) for i in range(min(len(queries) // size, _GALLERIES))]
+  return np.concatenate([ranks(queries[block], gallery[block], **settings) for block in blocks])
+
+
+def recall(queries, gallery, counts=RECALLS, *, size=GALLERY, distance=None):
+  """Share of queries whose own row is among the K nearest, {K: share in [0, 1]}; see `places`."""
+  found = places(queries, gallery, size=size, distance=distance)
+  return {k: float((found < k).mean()) for k in counts}
 
 
 def inter_person_similarity(a, b):

@@ -34,7 +34,7 @@ from tfg_jax.features import audio as audio_features
 from tfg_jax.features import portrait, voice
 from tfg_jax.networks import sf2f as networks
 from tfg_jax.networks import voice2face
-from tfg_jax.networks.facenet import FaceNet
+from tfg_jax.networks.facenet import FaceFeatures, FaceNet
 from tfg_jax.systems import base, players
 from tfg_jax.systems.sources import Source
 
@@ -151,7 +151,7 @@ class SF2F:
       ),
       judges['image_discriminator'],
       judges['identity_discriminator'],
-      build('facenet', FaceNet, settings.facenet, **learned, **shared),
+      build('facenet', FaceNet, {**learned, **settings.facenet}, **shared),
       axis_name,
     )
 
@@ -249,7 +249,9 @@ class SF2F:
 
   @property
   def last_stage(self) -> int:
-    """The fuser's, where there is one."""
+    """The fuser's, where there is one; FaceNet's, where nothing else learns."""
+    if not (self.settings.start or self.settings.portrait_steps):
+      return FACES
     if self._fuses:
       return FUSION
     return SETTLING if self.settings.settling_steps else PORTRAITS
@@ -539,9 +541,9 @@ class SF2F:
   # Use
   # ------------------------------------------------------------------------------------------------
 
-  def embed_faces(self, state: base.State, image) -> jax.Array:
-    """FaceNet's (B, D) unit embeddings of (B, S, S, 3) portraits in the network space."""
-    return self._recognise(self._facenet_variables(state), image).embedding
+  def see_faces(self, state: base.State, image) -> FaceFeatures:
+    """What FaceNet makes of (B, S, S, 3) portraits in the network space."""
+    return self._recognise(self._facenet_variables(state), image)
 
   def draw(self, state: base.State, mel, *, lengths=None, mask=None, key=None) -> jax.Array:
     """(B, S, S, 3) portraits in the network space, the largest size; see `VoiceToFace.embed`.
@@ -575,10 +577,10 @@ class SF2F:
     quiet = jnp.full((1, voice.WINDOW, voice.MEL_BINS), voice.PADDING)
     silence = jnp.repeat(self.draw(state, quiet, key=jax.random.key(0)), len(true), axis=0)
     rows = {'ground_truth': true, 'silence': silence, **self._draw_all(state, batch)}
-    meant = self.embed_faces(state, true)
+    meant = self.see_faces(state, true).embedding
     numbers = {}
     for name, image in rows.items():
-      seen = self.embed_faces(state, image)
+      seen = self.see_faces(state, image).embedding
       numbers[f'{name}/cosine'] = jnp.sum(seen * meant, -1)
       if state.stage != FACES:
         numbers[f'{name}/l1'] = jnp.abs(seen - meant).sum(-1)
@@ -588,6 +590,8 @@ class SF2F:
 
   def summary(self, results: dict[str, float]) -> str:
     """Says what the numbers of `eval_step` mean."""
+    if self.last_stage == FACES:
+      return 'FaceNet alone learns here; facenet/accuracy says how well it tells training faces.'
     row = 'fused' if self._fuses else 'generated'
     judge = (
       'a FaceNet with the given weights'
@@ -673,11 +677,12 @@ def _check(run, settings):
     'model.start is for a fuser, and model.windows is 0',
     'set model.windows, e.g. 20',
   )
+  faces_alone = settings.face_steps and not settings.windows
   check(
-    bool(settings.start) != bool(settings.portrait_steps),
-    f'model.portrait_steps is {settings.portrait_steps} and model.start is '
-    f'{settings.start!r}',
-    'set one of them: portraits are learned here, or taken over',
+    bool(settings.start) != bool(settings.portrait_steps)
+    or (faces_alone and not settings.portrait_steps),
+    f'model.portrait_steps is {settings.portrait_steps} and model.start is {settings.start!r}',
+    'set one of them: portraits are learned here, or taken over; or model.face_steps alone',
   )
   for key in ('face_steps', 'portrait_steps', 'settling_steps'):
     steps = getattr(settings, key)
