@@ -15,8 +15,10 @@ import pytest
 from absl import flags
 from hypothesis import strategies as st
 
+from data_prep import puppet
+from data_prep.puppets.clip import Settings
 from tfg_jax import configuration, errors, main, systems
-from tfg_jax.claims import comparison, jobs, talklip
+from tfg_jax.claims import comparison, jobs, sf2f, talklip
 from tfg_jax.claims.comparison import Claim
 from tfg_jax.claims.jobs import Job
 
@@ -201,18 +203,35 @@ def config_of(monkeypatch):
 
 
 @pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file
-@pytest.mark.parametrize('form', talklip.FORMS)
-def test_every_job_has_a_config_that_builds(form, tmp_path, config_of):
-  todo = talklip.jobs(tmp_path, form, seed=3, variability=0.5)
+@pytest.mark.parametrize('form', ['quick', 'full'])
+@pytest.mark.parametrize(
+  ('study', 'count', 'of_next_seed'), [(talklip, 22, {'observer', 'syncnet'}), (sf2f, 7, {'judge'})]
+)
+def test_every_job_has_a_config_that_builds(study, count, of_next_seed, form, tmp_path, config_of):
+  todo = study.jobs(tmp_path, form, seed=3, variability=0.5)
   names = [job.name for job in todo]
-  assert len(set(names)) == len(names) == 22
+  assert len(set(names)) == len(names) == count
   for job in todo:
     assert set(job.needs) <= set(names[: names.index(job.name)])
     if job.arguments[0] == 'tfg_jax.main':
       run = configuration.resolve(config_of(job))
       system = systems.build(run, axis_name=None)
-      assert run.seed == (4 if job.name in ('observer', 'syncnet') else 3)
-      assert all(pathlib.Path(x).parent == tmp_path for x in system.sources.values())
+      assert run.seed == (4 if job.name in of_next_seed else 3)
+      taken = [pathlib.Path(x) for x in system.sources.values()]
+      assert all(x.parent == tmp_path for x in taken)
+      assert '--mode=evaluate' in job.arguments or {x.name for x in taken} <= set(job.needs)
+
+
+@pytest.mark.parametrize('study', [talklip, sf2f])
+@pytest.mark.parametrize('form', ['quick', 'full'])
+def test_the_corpus_is_one_that_can_be_made(study, form, tmp_path):
+  corpus = study.jobs(tmp_path, form, seed=3, variability=0.5)[0]
+  values = flags.FlagValues()
+  puppet.define_flags(values)
+  values(list(corpus.arguments))
+  names = [field.name for field in dataclasses.fields(Settings) if field.name != 'words']
+  made = Settings(words=(), **{name: values[name].value for name in names})
+  assert (made.seed, made.variability) == (3, 0.5)
 
 
 @pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file
@@ -272,7 +291,8 @@ def test_the_study_reads_judges_and_shows(tmp_path, toy_records):
   assert line.endswith('30.5% (23.4%) | 30.6% (35.1%) |')
   assert '| ground truth | 5.01 (-) |' in shown
   answers = {
-    (v.claim.metric, v.claim.first, v.claim.second): v.answer for v in talklip.verdicts(numbers)
+    (v.claim.metric, v.claim.first, v.claim.second): v.answer
+    for v in (claim.judge(numbers) for claim in talklip.CLAIMS)
   }
   assert answers['wer1', 'no_lip', 'l'] == answers['wer2', 'no_lip', 'l'] == 'holds'
   assert answers['wer1', 'l', 'g'] == 'does not hold'
@@ -285,6 +305,73 @@ def test_the_study_reads_judges_and_shows(tmp_path, toy_records):
   np.testing.assert_array_equal(column, [60, 60, 180])
 
 
+@pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file
+@pytest.mark.parametrize('form', ['quick', 'full'])
+def test_portraits_are_drawn_in_equal_budgets_and_learn_from_one_facenet(form, tmp_path, config_of):
+  todo = {job.name: job for job in sf2f.jobs(tmp_path, form, seed=0, variability=0)}
+  ours, baseline = (configuration.resolve(config_of(todo[name])) for name in ('sf2f', 'voice2face'))
+  assert ours.data == baseline.data
+  assert ours.model['facenet_weights'] == baseline.model['facenet_weights']
+  assert ours.model['facenet_weights'].endswith('/faces')
+  steps = {name: ours.model[name] for name in ('portrait_steps', 'settling_steps')}
+  assert ours.num_steps > sum(steps.values())  # the rest is the fuser's
+  assert ours.num_steps >= baseline.num_steps == baseline.model['portrait_steps']
+  assert baseline.model['decoder'] == 'deconvolution' and ours.model['windows'] > 1
+
+
+def fake_galleries(workdir, recalls):
+  """What `tfg_jax.gallery` writes of 40 people; and pictures of one colour for each column."""
+  import cv2
+
+  rng = np.random.default_rng(0)
+  for job, count in (('sf2f', 3), ('voice2face', 2)):
+    rows = [name for of, name in sf2f._ROWS.values() if of == job]
+    people = {}
+    for row in rows:
+      for metric in sf2f.METRICS[:-1]:
+        if metric.startswith('recall'):
+          people[f'{row}/{metric}'] = rng.permutation(40) < 40 * recalls[job, row]
+        else:
+          people[f'{row}/{metric}'] = recalls[job, row] + 0.01 * rng.random(40)
+    numbers = {name: {'vfs': 2.5} for name in rows}
+    numbers['chance'] = {f'recall_{k}': k / 40 for k in (1, 2, 5, 10)}
+    folder = workdir / job
+    (folder / 'samples').mkdir(parents=True)
+    (folder / 'gallery.json').write_text(json.dumps({'rows': numbers}))
+    lines = [[f'puppet{i}', *(f'{float(x[i])}' for x in people.values())] for i in range(40)]
+    text = [','.join(line) for line in [['person', *people], *lines]]
+    (folder / 'people.csv').write_text('\n'.join(text) + '\n')
+    picture = np.repeat(np.arange(count) * 50, 8)[None, :, None] + np.zeros((2 * 8, 1, 3))
+    cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture.astype(np.uint8))
+
+
+def test_the_study_of_portraits_reads_judges_and_shows(tmp_path):
+  recalls = {
+    ('sf2f', 'ground_truth'): 1.0,
+    ('sf2f', 'generated_1.25s'): 0.5,
+    ('sf2f', 'generated_5s'): 0.6,
+    ('sf2f', 'fused_5s'): 0.6,
+    ('voice2face', 'generated_1.25s'): 0.2,
+    ('voice2face', 'generated_5s'): 0.2,
+  }
+  fake_galleries(tmp_path, recalls)
+  numbers = sf2f.read(tmp_path)
+  shown = sf2f.table(numbers).splitlines()
+  assert shown[2].startswith('| chance | - (-) | - (-) | 2.5% (1.0%) |')
+  assert shown[-1].startswith('| SF2F, 5 s | 0.60') and shown[-1].endswith('| 2.50 (19.49) |')
+  answers = {
+    (v.claim.metric, v.claim.first, v.claim.second): v.answer
+    for v in (claim.judge(numbers) for claim in sf2f.CLAIMS)
+  }
+  assert answers['recall_5', 'chance', 'single_1.25s'] == 'holds'
+  assert answers['recall_5', 'voice2face_1.25s', 'single_1.25s'] == 'holds'
+  assert answers['cosine', 'voice2face_5s', 'fused_5s'] == 'holds'
+  assert answers['recall_5', 'single_5s', 'fused_5s'] == 'not decided'
+  strip = np.asarray(sf2f.strip(tmp_path))
+  assert strip.shape == (4 * 8, 150 + 2 * 8, 3)
+  np.testing.assert_array_equal(strip[4::8, -1, 0], [0, 50, 50, 100])
+
+
 def test_what_the_command_cannot_do(tmp_path):
   told = subprocess.run(
     [sys.executable, '-m', 'tfg_jax.claims', '--paper=wav2lip', f'--workdir={tmp_path}'],
@@ -293,4 +380,4 @@ def test_what_the_command_cannot_do(tmp_path):
     cwd=ROOT,
   )
   assert told.returncode == errors.EXIT_EXPECTED_FAILURE
-  assert 'should be one of <talklip>' in told.stderr and 'Traceback' not in told.stderr
+  assert 'should be one of <talklip|sf2f>' in told.stderr and 'Traceback' not in told.stderr

@@ -3,15 +3,16 @@ r"""Tries a paper's claims on talking puppets, and says which of them hold.
 python -m tfg_jax.claims --paper=talklip --workdir=DIR
 
 Trains experts, observers and every variant of the paper's table in processes of their own, shows
-whole held-out videos to the observers, and writes
+what they draw of held-out clips or people to the observers, and writes
 
   claims.md     the table beside the paper's, and what became of each claim
   claims.json   the same for programs
-  strip.png     the same words as filmed and as drawn
+  strip.png     the same words or people as filmed and as drawn
 
 Stopped or failed, it goes on with the same command.
 """
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -25,7 +26,7 @@ from absl import app, flags
 
 from tfg_jax import errors
 
-_PAPERS = ('talklip',)
+_PAPERS = ('talklip', 'sf2f')  # a module beside this one each
 # Of the quick form, on a CPU. With huge pages a lip reader's step takes two thirds of the time on
 # Linux; with less effort of LLVM a generator compiles in three quarters of it and runs as fast.
 _QUICK_ENVIRONMENT = {
@@ -65,8 +66,9 @@ def define_flags(values=flags.FLAGS):
 
 def main(argv, values=flags.FLAGS):
   errors.check_arguments(argv, values, 'paper', 'workdir')
-  from tfg_jax.claims import jobs, talklip
+  from tfg_jax.claims import jobs
 
+  study = importlib.import_module(f'tfg_jax.claims.{values.paper}')
   folder = pathlib.Path(__file__).parents[2]
   if not (folder / 'configs').is_dir():
     raise errors.ConfigError(
@@ -75,7 +77,7 @@ def main(argv, values=flags.FLAGS):
       hint='run from a clone of the repository, installed with pip install -e.',
     )
   workdir = pathlib.Path(values.workdir).absolute()
-  todo = talklip.jobs(workdir, values.form, seed=values.seed, variability=values.variability)
+  todo = study.jobs(workdir, values.form, seed=values.seed, variability=values.variability)
   at_once = values.at_once or (2 if values.form == 'quick' else 1)
   # A shell starts what is in its background deaf to SIGINT.
   for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,29 +93,29 @@ def main(argv, values=flags.FLAGS):
   except KeyboardInterrupt:
     print('Stopped; the same command goes on.', file=sys.stderr)
     sys.exit(errors.EXIT_INTERRUPTED)
-  numbers = talklip.read(workdir)
-  verdicts = talklip.verdicts(numbers)
-  report = _report(values, numbers, verdicts, finished, talklip)
+  numbers = study.read(workdir)
+  verdicts = [claim.judge(numbers) for claim in study.CLAIMS]
+  report = _report(values, numbers, verdicts, finished, study)
   (workdir / 'claims.md').write_text(report)
   (workdir / 'claims.json').write_text(json.dumps(_as_json(numbers, verdicts), indent=2) + '\n')
-  talklip.strip(workdir).save(workdir / 'strip.png')
+  study.strip(workdir).save(workdir / 'strip.png')
   print(f'\n{report}\nIn {workdir}: claims.md, claims.json, strip.png')
 
 
 def _report(values, numbers, verdicts, finished, study):
   from tfg_jax.claims import comparison
 
-  clips = len(next(iter(numbers['ground_truth'].values())))
+  subjects = len(next(iter(numbers['ground_truth'].values())))
   minutes = sum(finished.seconds.values()) / 60
   versions = ', '.join(f'{x} {importlib.metadata.version(x)}' for x in ('jax', 'flax', 'optax'))
   answers = comparison.markdown(
     ['the paper says', 'here, with 95 % bounds of the difference', ''],
     [verdict.cells() for verdict in verdicts],
   )
+  machine = f'{platform.processor() or platform.machine()} with {os.cpu_count()} cores'
   return f"""{values.paper}, form {values.form}: puppets of variability {values.variability:g}, \
-{clips} held-out clips, seed {values.seed}; {time.strftime('%Y-%m-%d')}, {platform.processor()} \
-with {os.cpu_count()} cores, {versions}; {minutes:.0f} minutes of jobs. In brackets the paper's \
-numbers, on LRS2 and from other judges.
+{subjects} {study.SUBJECTS}, seed {values.seed}; {time.strftime('%Y-%m-%d')}, {machine}, \
+{versions}; {minutes:.0f} minutes of jobs. In brackets the paper's numbers, {study.PAPER_NUMBERS}.
 
 {study.table(numbers)}
 

@@ -1,4 +1,4 @@
-"""Numbers of systems on the same clips: means, and which differences are more than chance."""
+"""Numbers of systems on the same clips or people: means, and what differs more than by chance."""
 
 import csv
 import dataclasses
@@ -7,26 +7,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfg_jax import evaluate
-
 _RESAMPLINGS = 10_000
 _SURE = 0.95
 
 
-def read_clips(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-  """The columns of a run's `clips.csv`, 'who/metric' -> (clips,), in its order of clips."""
-  with (workdir / evaluate.CLIPS_FILE).open(newline='') as file:
+def read_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The columns of a table but for the first, which says whose the lines are."""
+  with path.open(newline='') as file:
     rows = list(csv.DictReader(file))
-  return {
-    name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != 'clip_id'
-  }
+  return {name: np.array([float(row[name]) for row in rows]) for name in list(rows[0])[1:]}
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Of the means of two systems on the same clips: the second less the first.
+  """Of the means of two systems on the same clips or people: the second less the first.
 
-  `low` and `high` bound it with 95 % confidence, by bootstrap over clips (Efron 1979). They know
+  `low` and `high` bound it with 95 % confidence, by bootstrap over these (Efron 1979). They know
   nothing of what another seed of the training would have given.
   """
 
@@ -36,7 +32,7 @@ class Difference:
 
   @classmethod
   def between(cls, first: np.ndarray, second: np.ndarray) -> 'Difference':
-    """From (clips,) numbers of each; both are resampled together."""
+    """From numbers of each, (clips,) or (people,); both are resampled together."""
     apart = second - first
     chosen = np.random.default_rng(0).integers(len(apart), size=(_RESAMPLINGS, len(apart)))
     low, high = np.quantile(apart[chosen].mean(1), [(1 - _SURE) / 2, (1 + _SURE) / 2])
@@ -49,7 +45,7 @@ class Claim:
 
   Attributes:
     sentence: what the paper says.
-    metric: a column of `clips.csv`, without who.
+    metric: a column of the table.
     first, second: rows of the table.
     better: 'lower', 'higher' or 'close'; 'not higher' and 'not lower' are refuted by a sure rise or
       fall alone.
@@ -66,7 +62,7 @@ class Claim:
   relative: bool = False
 
   def judge(self, numbers: Mapping[str, Mapping[str, np.ndarray]]) -> 'Verdict':
-    """From `numbers[row][metric]`, (clips,) each."""
+    """From `numbers[row][metric]`, (clips,) or (people,) each."""
     first, second = (numbers[row][self.metric] for row in (self.first, self.second))
     found = Difference.between(first, second)
     by = self.by * float(first.mean()) if self.relative else self.by

@@ -9,18 +9,20 @@ observers are lip readers from different seeds.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from tfg_jax import trained
-from tfg_jax.claims import comparison
+from tfg_jax import evaluate, trained
+from tfg_jax.claims import comparison, strips
 from tfg_jax.claims.comparison import Claim
 from tfg_jax.claims.jobs import Job
+from tfg_jax.claims.trainings import Trainings
 from tfg_jax.data import clip_codec, records
 
+SUBJECTS = 'held-out clips'
+PAPER_NUMBERS = 'on LRS2 and from other judges'
 VARIANTS = ('no_lip_no_gan', 'no_lip', 'l', 'l+c', 'g', 'g+c')
 _BASES = {'g': 'base_g', 'g+c': 'base_g'}  # the others, and Wav2Lip, begin with base_l
 METRICS = ('psnr', 'ssim', 'lse_c', 'lse_d', 'wer1', 'wer2')
@@ -127,53 +129,27 @@ def jobs(workdir: pathlib.Path, form: str, *, seed: int, variability: float) -> 
     variability: of the puppets, see `data_prep.puppet`.
   """
   parts = FORMS[form]
-  puppets = parts['puppets'] | dict(seed=seed, variability=variability)
-  corpus = workdir / 'puppets'
-  made = Job(
-    'puppets',
-    (
-      'data_prep.puppet',
-      f'--output={corpus}',
-      *(f'--{name}={value}' for name, value in puppets.items()),
-    ),
-    alone=True,
-  )
-
-  def run(name, config, flags, *needs, seed=seed, alone=False):
-    flags = (f'data.root={corpus}', f'seed={seed}', *flags)
-    arguments = (f'--config=configs/{config}', f'--workdir={workdir / name}')
-    arguments += tuple(f'--config.{flag}' for flag in flags)
-    return Job(name, ('tfg_jax.main', *arguments), ('puppets', *needs), alone)
-
+  made = Trainings(workdir, seed)
   config, flags = parts['reader']
-  pretrained = f'model.start={workdir / "pretrained"}'
   experts = [
     # A second core more than halves the time of their steps, and hardly helps a generator's.
-    run('pretrained', *parts['pretrain'], alone=True),
-    run('expert', config, (*flags, pretrained), 'pretrained', alone=True),
-    run('observer', config, flags, seed=seed + 1, alone=True),
-    run('color', *parts['color']),
-    run('syncnet', *parts['syncnet'], seed=seed + 1),
+    made.run('pretrained', *parts['pretrain'], alone=True),
+    made.run('expert', config, flags, start='pretrained', alone=True),
+    made.run('observer', config, flags, seed=seed + 1, alone=True),
+    made.run('color', *parts['color']),
+    made.run('syncnet', *parts['syncnet'], seed=seed + 1),
   ]
-
-  def taken(**folders):
-    return tuple(f'model.{key}={workdir / name}' for key, name in folders.items())
-
   config, flags = parts['talklip']
   bases = [
-    run('base_g', f'{config}base_g', (*flags, *parts['base_g'], *taken(expert='expert')), 'expert'),
-    run('base_l', f'{config}base_l', (*flags, *parts['base_l'])),
+    made.run('base_g', f'{config}base_g', (*flags, *parts['base_g']), expert='expert'),
+    made.run('base_l', f'{config}base_l', (*flags, *parts['base_l'])),
   ]
   systems = []
   for name in VARIANTS:
-    sources = dict(start=_BASES.get(name, 'base_l'))
-    if not name.startswith('no_lip'):
-      sources['expert'] = 'expert'
-    its_flags = (*flags, *parts['variant'], *taken(**sources))
-    systems.append(run(name, config + name, its_flags, *sources.values()))
-  config, flags = parts['wav2lip']
-  sources = dict(start='base_l', expert='color')
-  systems.append(run('wav2lip', config, (*flags, *taken(**sources)), *sources.values()))
+    sources = {} if name.startswith('no_lip') else dict(expert='expert')
+    sources['start'] = _BASES.get(name, 'base_l')
+    systems.append(made.run(name, config + name, (*flags, *parts['variant']), **sources))
+  systems.append(made.run('wav2lip', *parts['wav2lip'], start='base_l', expert='color'))
 
   judged = (
     '--mode=evaluate',
@@ -187,14 +163,15 @@ def jobs(workdir: pathlib.Path, form: str, *, seed: int, variability: float) -> 
     Job(f'{job.name}_judged', (*job.arguments, *judged), (job.name, 'observer', 'syncnet'))
     for job in systems
   ]
-  return [made, *experts, *bases, *systems, *evaluations]
+  corpus = made.corpus(parts['puppets'] | dict(variability=variability))
+  return [corpus, *experts, *bases, *systems, *evaluations]
 
 
 def read(workdir: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
   """What the jobs found: `numbers[row][metric]`, (clips,) each, ground truth first."""
   numbers = {}
   for name in ('wav2lip', *VARIANTS):
-    found = comparison.read_clips(workdir / name)
+    found = comparison.read_columns(workdir / name / evaluate.CLIPS_FILE)
     for who, row in (('ground_truth', None), ('identity_mouth', None), ('generated', name)):
       numbers[row or who] = {metric: found[f'{who}/{metric}'] for metric in METRICS}
   return {row: numbers[row] for row in _NAMES}
@@ -220,16 +197,11 @@ def _cell(metric: str, value: float | None) -> str:
   return f'{value:.3f}' if metric == 'ssim' else f'{value:.2f}'
 
 
-def verdicts(numbers: Mapping[str, Mapping[str, np.ndarray]]) -> list[comparison.Verdict]:
-  """What became of CLAIMS."""
-  return [claim.judge(numbers) for claim in CLAIMS]
-
-
 def strip(workdir: pathlib.Path, *, clips: int = 2) -> Image.Image:
   """The same words as filmed, without lip loss, and with all of the paper's losses."""
   rows = []
   source = records.RecordSource(workdir / 'puppets', 'valid')
-  samples = {name: _last_samples(workdir / name) for name in ('no_lip', 'g+c')}
+  samples = {name: strips.last_samples(workdir / name) for name in ('no_lip', 'g+c')}
   shown = trained.read_config(workdir / 'no_lip').evaluation.samples
   height = len(samples['no_lip']) // shown
   for clip in range(clips):
@@ -237,26 +209,4 @@ def strip(workdir: pathlib.Path, *, clips: int = 2) -> Image.Image:
     for name, part in (('ground_truth', 0), ('no_lip', 1), ('g+c', 1)):
       of_clip = samples[name if part else 'no_lip'][clip * height : (clip + 1) * height]
       rows.append((_NAMES[name], text if not part else '', np.split(of_clip, 2)[part]))
-  return _labelled(rows)
-
-
-def _last_samples(workdir):
-  path = sorted((workdir / 'samples').glob('step_*.png'))[-1]
-  return cv2.imread(str(path))[..., ::-1]
-
-
-def _labelled(rows: Sequence[tuple[str, str, np.ndarray]]) -> Image.Image:
-  """Pictures below each other, each with a label on its left, and a text above where it has one."""
-  left, line = 150, 14
-  width = left + rows[0][2].shape[1]
-  height = sum(len(picture) + (line if text else 0) for _, text, picture in rows)
-  canvas = Image.new('RGB', (width, height), 'white')
-  draw, top = ImageDraw.Draw(canvas), 0
-  for label, text, picture in rows:
-    if text:
-      draw.text((left, top + 1), f'"{text}"', fill='black')
-      top += line
-    draw.text((4, top + len(picture) // 2 - 6), label, fill='black')
-    canvas.paste(Image.fromarray(picture), (left, top))
-    top += len(picture)
-  return canvas
+  return strips.labelled(rows)
