@@ -300,9 +300,9 @@ def test_the_study_reads_judges_and_shows(tmp_path, toy_records):
   assert answers['wer1', 'g', 'g+c'] == 'holds'
   assert answers['psnr', 'no_lip', 'l'] == 'holds'
   strip = np.asarray(talklip.strip(tmp_path))
-  assert strip.shape == (2 * (3 * 16 + 14), 150 + 64, 3)
-  column = strip[14:62:16, -1, 0]  # filmed, without lip loss, g+c
-  np.testing.assert_array_equal(column, [60, 60, 180])
+  assert strip.shape == (2 * (4 * 16 + 14), 150 + 64, 3)
+  column = strip[14:78:16, -1, 0]  # filmed, without lip loss, l+c, g+c
+  np.testing.assert_array_equal(column, [60, 60, 120, 180])
 
 
 @pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file

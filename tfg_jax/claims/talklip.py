@@ -24,6 +24,7 @@ from tfg_jax.data import clip_codec, records
 SUBJECTS = 'held-out clips'
 PAPER_NUMBERS = 'on LRS2 and from other judges'
 VARIANTS = ('no_lip_no_gan', 'no_lip', 'l', 'l+c', 'g', 'g+c')
+_SHOWN = ('no_lip', 'l+c', 'g+c')  # of them, in the strip
 _BASES = {'g': 'base_g', 'g+c': 'base_g'}  # the others, and Wav2Lip, begin with base_l
 METRICS = ('psnr', 'ssim', 'lse_c', 'lse_d', 'wer1', 'wer2')
 
@@ -198,15 +199,17 @@ def _cell(metric: str, value: float | None) -> str:
 
 
 def strip(workdir: pathlib.Path, *, clips: int = 2) -> Image.Image:
-  """The same words as filmed, without lip loss, and with all of the paper's losses."""
+  """The same words as filmed, and as drawn by some of the variants."""
   rows = []
   source = records.RecordSource(workdir / 'puppets', 'valid')
-  samples = {name: strips.last_samples(workdir / name) for name in ('no_lip', 'g+c')}
+  samples = {name: strips.last_samples(workdir / name) for name in _SHOWN}
   shown = trained.read_config(workdir / 'no_lip').evaluation.samples
   height = len(samples['no_lip']) // shown
   for clip in range(clips):
     text = clip_codec.decode(source[clip]).text
-    for name, part in (('ground_truth', 0), ('no_lip', 1), ('g+c', 1)):
-      of_clip = samples[name if part else 'no_lip'][clip * height : (clip + 1) * height]
-      rows.append((_NAMES[name], text if not part else '', np.split(of_clip, 2)[part]))
+    for name in _SHOWN:
+      real, drawn = np.split(samples[name][clip * height : (clip + 1) * height], 2)
+      if name == _SHOWN[0]:
+        rows.append((_NAMES['ground_truth'], text, real))
+      rows.append((_NAMES[name], '', drawn))
   return strips.labelled(rows)
