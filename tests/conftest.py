@@ -27,12 +27,18 @@ def pytest_configure(config):
 
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
-  """One folder of compiled programs for this session and the processes that it starts."""
-  folder = str(tmp_path_factory.mktemp('compiled'))
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
-  jax.config.update('jax_compilation_cache_dir', folder)
-  yield
-  del os.environ['JAX_COMPILATION_CACHE_DIR']
+  """One folder of compiled programs, that of the environment or one for this run: for all workers
+  of pytest and the processes that they start."""
+  base = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    base = base.parent
+  settings = {
+    'jax_compilation_cache_dir': str(base / 'compiled'),
+    'jax_persistent_cache_min_compile_time_secs': 0.2,
+  }
+  for name, value in settings.items():
+    value = os.environ.setdefault(name.upper(), str(value))
+    jax.config.update(name, type(settings[name])(value))
 
 
 @pytest.fixture(scope='session')

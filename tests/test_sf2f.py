@@ -143,6 +143,7 @@ def test_every_variant_takes_a_step(build, variant):
   assert jax.tree.map(lambda x: x.shape, new) == jax.tree.map(lambda x: x.shape, state)
   if alone:
     assert {x.split('/')[0] for x in metrics} == {'facenet'}
+    assert system.draws == ''
     return
   name = variant.removesuffix('+fuser')
   player = 'fuser' if fuses else 'generator'

@@ -76,7 +76,7 @@ _PORTRAITS = (*_FEW, 'num_steps=1000', 'model.face_steps=0')
 _QUICK = dict(
   puppets=_CAST
   | dict(clips=1200, size=64, identities=300, unseen_identities=60, eval_fraction=0.1),
-  faces=('sf2f.py:puppets_faces', _FEW),
+  faces=('sf2f.py:puppets_faces', (*_FEW, 'num_steps=600', 'model.face_steps=600')),
   sf2f=('sf2f.py:puppets', _PORTRAITS),
   voice2face=('sf2f.py:puppets_voice2face', _PORTRAITS),
 )

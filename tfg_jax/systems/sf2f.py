@@ -160,7 +160,10 @@ class SF2F:
     """Side of the largest portrait, pixels."""
     return self.generator.decoder.sizes[-1]
 
-  draws = 'portrait'
+  @property
+  def draws(self) -> str:
+    """A portrait, unless FaceNet alone learns here."""
+    return '' if self.last_stage == FACES else 'portrait'
 
   @property
   def score(self) -> str:
