@@ -123,14 +123,14 @@ def get_config(variant='64'):
   if name.startswith('puppets'):
     _make_small(c)
   if name.endswith('faces'):
-    c.num_steps = c.model.face_steps = 200 if name.startswith('puppets') else 1000 * _EPOCH
+    c.num_steps = c.model.face_steps = 500 if name.startswith('puppets') else 1000 * _EPOCH
     c.model.update(windows=0, portrait_steps=0, settling_steps=0)
   return c
 
 
 def _make_small(c):
   """Everything at a size that a laptop trains in minutes, on a corpus that it makes."""
-  c.num_steps = 1200
+  c.num_steps = 3500
   c.log_every = 50
   c.data = dict(
     root='',  # empty: the puppets below are made in the workdir
@@ -163,19 +163,24 @@ def _make_small(c):
         convolutions=((4, 16, 2, 0), (4, 24, 2, 0), (4, 32, 2, 0)),
       ),
       facenet=dict(size=75, shrink=4, repeats=(1, 1, 1), features=64, classes=80, dropout=0.2),
-      face_steps=200,
-      portrait_steps=1000 if baseline else 700,
-      settling_steps=0 if baseline else 100,
+      face_steps=500,
+      portrait_steps=3000 if baseline else 2000,
+      settling_steps=0 if baseline else 500,
       windows=0 if baseline else 4,
-      learning_rate=1e-3,
+      learning_rate=3e-4 if baseline else 1e-3,
       fusion_learning_rate=5e-4,
     )
+    # With the published weights, batches of 16 never get as far as a head on shoulders.
+    if baseline:
+      c.model.loss.identity = 0.1
+    else:
+      c.model.loss.update(pixel=50.0, adversarial=0.02, identity=0.01, perceptual=5.0)
     judge = c.model.identity_discriminator
     judge.convolutions = ((4, 16, 2, 0), (4, 24, 2, 0), (4, 32, 2, 0))
     judge.features = 64
-  c.checkpoint = dict(every=100, keep=2, keep_best=1)
+  c.checkpoint = dict(every=500, keep=2, keep_best=0)
   # The people of this split are in no other.
-  c.evaluation = dict(every=100, split='test_unseen', max_clips=0, samples=8)
+  c.evaluation = dict(every=500, split='test_unseen', max_clips=0, samples=8)
 
 
 def get_test_config(variant='64'):

@@ -72,13 +72,16 @@ CLAIMS = (
 
 _CAST = dict(mode='sentences', frames=150)
 _FEW = ('data.max_frames=150', 'model.identities=240', 'model.facenet.classes=240')
-_PORTRAITS = (*_FEW, 'num_steps=1000', 'model.face_steps=0')
 _QUICK = dict(
   puppets=_CAST
   | dict(clips=1200, size=64, identities=300, unseen_identities=60, eval_fraction=0.1),
-  faces=('sf2f.py:puppets_faces', (*_FEW, 'num_steps=600', 'model.face_steps=600')),
-  sf2f=('sf2f.py:puppets', _PORTRAITS),
-  voice2face=('sf2f.py:puppets_voice2face', _PORTRAITS),
+  faces=('sf2f.py:puppets_faces', _FEW),
+  # As many steps of portraits each; and some of the fuser.
+  sf2f=(
+    'sf2f.py:puppets',
+    (*_FEW, 'num_steps=3500', 'model.face_steps=0', 'model.portrait_steps=2500'),
+  ),
+  voice2face=('sf2f.py:puppets_voice2face', (*_FEW, 'num_steps=3000', 'model.face_steps=0')),
 )
 _MANY = (
   'data.max_frames=150',
