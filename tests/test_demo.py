@@ -72,7 +72,8 @@ def test_its_samples_have_pictures_and_sound(demo):
 def test_evaluation_alone_gives_the_same_numbers(demo):
   workdir, _ = demo
   results = json.loads((workdir / 'results.json').read_text())
-  done = run('tfg_jax.main', '--mode=evaluate', f'--workdir={workdir}')
+  config = '--config=configs/demo.py'  # which names no records: those of the run
+  done = run('tfg_jax.main', '--mode=evaluate', config, f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr[-3000:]
   assert done.stdout.index('ground truth') < done.stdout.index('generated')
   again = json.loads((workdir / 'results.json').read_text())

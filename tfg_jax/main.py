@@ -79,10 +79,14 @@ def main(argv, values=flags.FLAGS):
   from tfg_jax import evaluate, train, trained
 
   workdir = pathlib.Path(values.workdir).absolute()
-  config = trained.read_config(workdir) if values.config is None else values.config
   if values.mode == 'evaluate':
+    was = trained.read_config(workdir)
+    config = was if values.config is None else values.config
+    with config.unlocked():
+      config.data.root = config.data.root or was.data.root  # it may have made its own puppets
     evaluate.evaluate_workdir(workdir, config)
     return
+  config = values.config
   with config.unlocked():
     config.data.root = config.data.root or str(_puppets(workdir, config))
   if not train.train_and_evaluate(config, workdir):
