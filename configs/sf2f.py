@@ -19,7 +19,7 @@ Variants:
                        64 with a part of voice2face (Table 7)
   ...+fuser            any of them but voice2face, second stage
   faces                FaceNet alone, for the model.facenet_weights of others
-  puppets              everything from nothing on drawn faces, in minutes
+  puppets              everything from nothing on drawn faces, in 20 minutes on a laptop
   puppets_voice2face   the baseline on them
   puppets_faces        FaceNet alone on them
 """

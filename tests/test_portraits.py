@@ -1,15 +1,18 @@
 """From an audio file to a portrait, and searching for people by their portraits."""
 
+import json
+
 import corpus
 import numpy as np
 import pytest
 from absl import flags
 from clips import tone, write
 from PIL import Image
-from runs import noisy_state
+from runs import noisy_state, untrained
 
 from configs import sf2f as configs
 from tfg_jax import configuration, errors, gallery, portraits, systems
+from tfg_jax.claims import comparison
 from tfg_jax.data import records
 from tfg_jax.features import voice
 
@@ -110,6 +113,35 @@ def test_the_gallery_of_a_small_system(tmp_path):
   assert gallery.means(again) == rows
   text = gallery.table(rows, len(people), 'valid')
   assert '100.00' in text and 'fused 5s' in text and '4 people' in text
+
+
+@pytest.mark.end_to_end
+def test_a_judge_compares_and_everybodys_numbers_are_kept(tmp_path, capsys):
+  root = corpus.write(tmp_path / 'people', valid=6, frames=60)
+  found = {}
+  run = untrained(configs.get_test_config('64'), root, tmp_path / 'run')
+  judge = untrained(configs.get_test_config('faces'), root, tmp_path / 'judge', seed=1)
+  for name in ('', str(judge)):
+    values = flags.FlagValues()
+    gallery.define_flags(values)
+    values(['x', f'--workdir={run}', '--split=valid', *([f'--judge={name}'] if name else [])])
+    gallery.main(['x'], values)
+    found[name] = json.loads((run / 'gallery.json').read_text())
+    assert found[name]['judge'] == (name or 'its own FaceNet')
+    assert "4 people of split 'valid'" in capsys.readouterr().out
+    people = comparison.read_columns(run / 'people.csv')
+    for column, numbers in people.items():
+      row, metric = column.split('/')
+      assert numbers.shape == (4,)
+      assert numbers.mean() == pytest.approx(found[name]['rows'][row][metric], rel=1e-4, abs=1e-6)
+    assert {'generated_5s/recall_5', 'generated_1.25s/cosine'} <= people.keys()
+  own, judged = (x['rows']['generated_5s']['cosine'] for x in found.values())
+  assert own != pytest.approx(judged, rel=1e-3)
+
+
+def test_a_judge_is_a_facenet(trained_workdir):
+  with pytest.raises(errors.CheckpointError, match='a run of talklip has no FaceNet'):
+    gallery._read_judge(str(trained_workdir))
 
 
 def test_padding_and_windows_of_a_crop(tmp_path):

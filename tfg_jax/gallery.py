@@ -244,13 +244,7 @@ def _read_judge(folder):
   from tfg_jax.systems.sf2f import SF2F
 
   if converted.is_converted(folder):
-    variables, conversion = converted.load(folder)
-    if conversion.network != 'sf2f_facenet':
-      raise errors.CheckpointError(
-        f'this is a converted {conversion.network}.',
-        where=folder,
-        hint='convert a sf2f_facenet, or name a run of sf2f.',
-      )
+    variables, conversion = converted.load(folder, 'sf2f_facenet')
     module = networks.OFFICIAL[conversion.network]()
     return lambda image: module.apply(variables, portrait.facenet_input(image), train=False)
   run = trained.load(folder)
