@@ -218,17 +218,17 @@ def test_the_devices_here_can_be_planned_for(twin, capsys):
   said = capsys.readouterr().out
   assert found.batch == 1 and found.total > found.temporaries > 0
   assert 'peak unknown' in said and 'of the slice' not in said
-  assert 'nothing is exchanged besides gradients, statistics and metrics' in said
+  assert '  all-gather of' in said  # XLA does not split an FFT, which the CPU has
 
 
 @pytest.mark.end_to_end
 def test_with_the_expert_two_things_more_are_exchanged(twin, expert_workdir):
-  """Negatives are from all clips; and XLA does not split a convolution in groups."""
+  """Negatives are from all clips; and XLA does not split a convolution in groups, nor an FFT."""
   found = plan.plan(twin('g+c', **{'model.expert': str(expert_workdir)}), 'local', compiles=0)
   others = [x for x in found.collectives if x.kind != 'all-reduce']
   grouped = [x for x in others if 'pos_conv' in x.source]
   assert len(grouped) == 3  # the audio encoder's, the expert's, and its gradient
-  rest = [x for x in others if x not in grouped]
+  rest = [x for x in others if x not in grouped and not x.source.endswith('/fft')]
   faces, width = 2 * 2 * 5, 16
   assert all(x.count in (faces, faces * width) for x in rest)
   assert len(rest) == 3

@@ -139,9 +139,9 @@ def _mel_signal(wav, num_samples):
 def _mel_columns(pieces):
   """(..., 800) samples to (..., 80) log-mel in [-4, 4]."""
   window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_MEL_FFT) / _MEL_FFT)  # periodic Hann
-  transformed = spectrum.rfft(pieces * np.float32(window))
+  magnitude = spectrum.magnitudes(pieces * np.float32(window))
   with jax.default_matmul_precision('highest'):
-    mel = jnp.abs(transformed) @ slaney_filters(
+    mel = magnitude @ slaney_filters(
       SAMPLE_RATE, _MEL_FFT, MEL_BINS, _MEL_LOWEST, _MEL_HIGHEST
     ).T.astype(np.float32)
   # -100 dB to 20 dB, 20 dB as the reference, mapped to [-4, 4]: the two steps of Wav2Lip in one.
@@ -225,7 +225,7 @@ def _reflect(signal, length, pad: int):
 def _short_time_power(wav, num_samples, frames: int):
   """Energy (B, F) and power spectrum (B, F, 257) of 25 ms frames; both scaled by 1/512."""
   cut = _cut(_emphasise(wav, num_samples), _WINDOW, _HOP, frames)
-  power = jnp.square(jnp.abs(spectrum.rfft(cut, _FFT))) / _FFT
+  power = jnp.square(spectrum.magnitudes(cut, _FFT)) / _FFT
   return power.sum(-1), power
 
 
@@ -308,7 +308,7 @@ def magnitude_mfcc(wav, num_samples, frames: int, *, floor: float = 0.0):
   Source: DAVS `preprocess/savemfcc.m` with Wojcicki's `mfcc.m`.
   """
   cut = _cut(_emphasise(wav, jnp.asarray(num_samples)), _WINDOW, _HOP, frames)
-  magnitude = jnp.abs(spectrum.rfft(cut * np.hamming(_WINDOW).astype(np.float32), _FFT))
+  magnitude = spectrum.magnitudes(cut * np.hamming(_WINDOW).astype(np.float32), _FFT)
   with jax.default_matmul_precision('highest'):
     energies = magnitude @ _voice_filters().T
     log = jnp.log(jnp.maximum(energies, floor))

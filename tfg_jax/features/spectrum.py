@@ -1,56 +1,37 @@
-"""The Fourier transform that all audio features begin with, each device doing its own clips.
+"""The Fourier transform that all audio features begin with.
 
-XLA does not split an FFT: left alone, it gathers the pieces of all clips, some MB for each, on
-every device. Here the partitioner is told that what lies before the last axis can be split.
+XLA does not split an FFT over devices: it gathers the pieces of all clips, some MB for each, on
+every one. A product with the waves is split like any other and costs an accelerator next to
+nothing. The CPU, which has fewer devices and slower products, takes the FFT.
 """
 
 import functools
 
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+from jax import lax
 
 
-def rfft(pieces, length: int | None = None):
-  """(..., n) real to (..., length // 2 + 1) complex64; zeros behind n up to `length`, or n."""
-  return _rfft(length or pieces.shape[-1])(pieces)
+def magnitudes(pieces, length: int | None = None):
+  """(..., n) float32 to (..., length // 2 + 1) float32; zeros behind n up to `length`, or n.
 
-
-@functools.cache
-def _rfft(length: int):
-  @custom_partitioning
-  def transform(pieces):
-    return jnp.fft.rfft(pieces, length)
-
-  def infer(mesh, arguments, result):
-    del mesh, result
-    return _last_axis_whole(arguments[0])
-
-  def split(mesh, arguments, result):
-    del result
-    sharding = _last_axis_whole(arguments[0])
-    return mesh, lambda x: jnp.fft.rfft(x, length), sharding, (sharding,)
-
-  transform.def_partition(
-    partition=split,
-    infer_sharding_from_operands=infer,
-    sharding_rule='... n -> ... f',
-    need_replication_factors=('n', 'f'),
+  The product's error is up to 1e-6 of a piece's largest magnitude, the FFT's a tenth of that.
+  """
+  length = length or pieces.shape[-1]
+  return lax.platform_dependent(
+    pieces,
+    cpu=functools.partial(_by_fft, length=length),
+    default=functools.partial(_by_product, length=length),
   )
 
-  @custom_vmap
-  def batched(pieces):
-    return transform(pieces)
 
-  @batched.def_vmap
-  def _(size, in_batched, pieces):
-    del size, in_batched  # one argument, which is batched: its new axis is the first
-    return batched(pieces), True
-
-  return batched
+def _by_fft(pieces, *, length):
+  return jnp.abs(jnp.fft.rfft(pieces, length))
 
 
-def _last_axis_whole(shaped) -> NamedSharding:
-  spec = (*shaped.sharding.spec, *[None] * len(shaped.shape))[: len(shaped.shape) - 1]
-  return NamedSharding(shaped.sharding.mesh, PartitionSpec(*spec, None))
+def _by_product(pieces, *, length):
+  angles = 2 * np.pi * np.outer(np.arange(pieces.shape[-1]), np.arange(length // 2 + 1)) / length
+  waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+  parts = jnp.matmul(pieces, waves, precision=lax.Precision.HIGHEST)
+  even, odd = jnp.split(parts, 2, axis=-1)
+  return jnp.sqrt(jnp.square(even) + jnp.square(odd))
