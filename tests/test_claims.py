@@ -320,7 +320,7 @@ def test_portraits_are_drawn_in_equal_budgets_and_learn_from_one_facenet(form, t
 
 
 def fake_galleries(workdir, recalls):
-  """What `tfg_jax.gallery` writes of 40 people; and pictures of one colour for each column."""
+  """What `tfg_jax.gallery` writes of 41 people; and pictures of one colour for each column."""
   import cv2
 
   rng = np.random.default_rng(0)
@@ -329,16 +329,17 @@ def fake_galleries(workdir, recalls):
     people = {}
     for row in rows:
       for metric in sf2f.METRICS[:-1]:
-        if metric.startswith('recall'):
-          people[f'{row}/{metric}'] = rng.permutation(40) < 40 * recalls[job, row]
+        if metric.startswith('recall'):  # the last one is in no gallery
+          hits = rng.permutation(40) < 40 * recalls[job, row]
+          people[f'{row}/{metric}'] = np.append(hits, np.nan)
         else:
-          people[f'{row}/{metric}'] = recalls[job, row] + 0.01 * rng.random(40)
+          people[f'{row}/{metric}'] = recalls[job, row] + 0.01 * rng.random(41)
     numbers = {name: {'vfs': 2.5} for name in rows}
     numbers['chance'] = {f'recall_{k}': k / 40 for k in (1, 2, 5, 10)}
     folder = workdir / job
     (folder / 'samples').mkdir(parents=True)
     (folder / 'gallery.json').write_text(json.dumps({'rows': numbers}))
-    lines = [[f'puppet{i}', *(f'{float(x[i])}' for x in people.values())] for i in range(40)]
+    lines = [[f'puppet{i}', *(f'{float(x[i])}' for x in people.values())] for i in range(41)]
     text = [','.join(line) for line in [['person', *people], *lines]]
     (folder / 'people.csv').write_text('\n'.join(text) + '\n')
     picture = np.repeat(np.arange(count) * 50, 8)[None, :, None] + np.zeros((2 * 8, 1, 3))

@@ -33,6 +33,7 @@ def test_recall_is_the_mean_of_three_galleries_of_a_hundred():
   queries[300:] = 0  # officially nobody looks at these
   queries[:50] = gallery[np.arange(50) + 1]  # the first gallery is half wrong
   found = likeness.recall(queries, gallery, (1,))
+  assert np.isnan(likeness.places(queries, gallery)).sum() == 150
   assert found[1] == pytest.approx((0.5 + 1 + 1) / 3)
 
 

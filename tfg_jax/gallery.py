@@ -45,8 +45,8 @@ def search(system, state, source, *, judge=None, crops: int = CROPS, seed: int =
 
   Returns:
     (row -> {'cosine', 'l1', 'recall_K' in [0, 1], 'seconds' that were heard, 'vfs'}, names of the
-    people). Each is (people,), recalls of those in the first three galleries alone, and a number in
-    the row 'chance' and for 'vfs'.
+    people). Each is (people,), recalls NaN for people who are in no gallery; 'vfs' and the row
+    'chance' are numbers.
 
   Raises:
     DataError: if a record has no portrait, or nobody speaks in any of a person's.
@@ -148,7 +148,7 @@ def _scores(embedded, classes, gallery, likeness, seed):
   return {
     'cosine': likeness.cosine(gallery, embedded),
     'l1': likeness.l1(gallery, embedded),
-    **{f'recall_{k}': (found < k).astype(float) for k in likeness.RECALLS},
+    **{f'recall_{k}': np.where(np.isnan(found), np.nan, found < k) for k in likeness.RECALLS},
     'vfs': likeness.class_score(shuffled, min(_PARTS, len(classes))).mean,
   }
 
@@ -170,9 +170,9 @@ def _batched(function):
 
 
 def means(rows) -> dict[str, dict[str, float]]:
-  """Over people."""
+  """Over people who have the number."""
   return {
-    row: {metric: float(np.mean(values)) for metric, values in numbers.items()}
+    row: {metric: float(np.nanmean(values)) for metric, values in numbers.items()}
     for row, numbers in rows.items()
   }
 

@@ -150,14 +150,16 @@ def jobs(workdir: pathlib.Path, form: str, *, seed: int, variability: float) -> 
 
 
 def read(workdir: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
-  """What the jobs found: `numbers[row][metric]`, (people,) each, but for the score of the set."""
+  """What the jobs found: `numbers[row][metric]`, (people,) each, recalls of those in a gallery; and
+  the score of the set."""
   numbers = {}
   for row, (job, name) in _ROWS.items():
     people = comparison.read_columns(workdir / job / gallery.PEOPLE_FILE)
     found = json.loads((workdir / job / gallery.RESULTS_FILE).read_text())['rows']
-    numbers[row] = {metric: people[f'{name}/{metric}'] for metric in METRICS if metric != 'vfs'}
+    columns = {metric: people[f'{name}/{metric}'] for metric in METRICS if metric != 'vfs'}
+    numbers[row] = {metric: values[~np.isnan(values)] for metric, values in columns.items()}
     numbers[row]['vfs'] = np.array([found[name]['vfs']])
-  count = len(numbers['fused_5s']['cosine'])
+  count = len(numbers['fused_5s']['recall_1'])
   numbers['chance'] = {metric: np.full(count, share) for metric, share in found['chance'].items()}
   return {row: numbers[row] for row in _NAMES}
 

@@ -49,18 +49,22 @@ def places(queries, gallery, *, size=GALLERY, distance=None):
     distance: None searches by cosine; or `l1`.
 
   Returns:
-    (N,) int, or of the first three galleries alone.
+    (N,) float, NaN for rows that are in no gallery.
   """
   settings = {} if distance is None else {'distance': distance}
   if len(queries) < size:
-    return ranks(queries, gallery, **settings)
-  blocks = [slice(i * size, (i + 1) * size) for i in range(min(len(queries) // size, _GALLERIES))]
-  return np.concatenate([ranks(queries[block], gallery[block], **settings) for block in blocks])
+    return ranks(queries, gallery, **settings).astype(float)
+  found = np.full(len(queries), np.nan)
+  for i in range(min(len(queries) // size, _GALLERIES)):
+    block = slice(i * size, (i + 1) * size)
+    found[block] = ranks(queries[block], gallery[block], **settings)
+  return found
 
 
 def recall(queries, gallery, counts=RECALLS, *, size=GALLERY, distance=None):
   """Share of queries whose own row is among the K nearest, {K: share in [0, 1]}; see `places`."""
   found = places(queries, gallery, size=size, distance=distance)
+  found = found[~np.isnan(found)]
   return {k: float((found < k).mean()) for k in counts}
 
 
