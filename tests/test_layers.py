@@ -112,6 +112,15 @@ def test_batch_norm_keeps_torch_statistics():
   np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
+def test_batch_norm_leaves_the_arrays_of_its_caller_alone():
+  norm, x = layers.BatchNorm(), np.ones((4, 3), np.float32)
+  variables = jax.tree.map(np.array, norm.init(jax.random.key(0), x, train=False))
+  for _ in range(2):
+    _, updated = norm.apply(variables, x, train=True, mutable=['batch_stats'])
+    assert updated['batch_stats']['count'] == 1
+  assert variables['batch_stats']['count'] == 0
+
+
 def test_batch_norm_over_devices_equals_one_device():
   x = random(4, 3, 2)
   alone = layers.BatchNorm()

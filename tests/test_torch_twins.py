@@ -8,11 +8,13 @@ from tfg_jax import pytorch
 from tfg_jax.networks.discriminator import QualityDiscriminator
 from tfg_jax.networks.face_unet import FaceUNet
 from tfg_jax.networks.mel_encoder import MelEncoder
+from tfg_jax.networks.resnet import ResNet
 from tfg_jax.networks.talklip import ContrastiveHead, TalkLip
 from tfg_jax.pytorch import files
 
 torch = pytest.importorskip('torch', reason='needs the extra [torch]')
 twins = pytest.importorskip('torch_twins.talklip')
+resnet = pytest.importorskip('torch_twins.resnet')
 
 FACE = dict(
   encoder=(4, 6, 8),
@@ -78,6 +80,32 @@ def test_a_small_discriminator_judges_the_same_in_pytorch(tmp_path):
     actual = twin.eval()(as_nchw(face))
   assert np.ptp(expected) > 1e-3
   np.testing.assert_allclose(actual.numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('size', [50, 64])  # maps of 25 and of 32 px before the pool
+def test_a_small_resnet_sees_and_learns_the_same_in_pytorch(size):
+  fields = dict(stem=4, widths=(4, 5, 6, 7), blocks=(1, 2, 1, 1), classes=9)
+  network = ResNet(**fields)
+  image = 100 * np.random.default_rng(1).standard_normal((2, size, size, 3), np.float32)
+  shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), image, train=False))
+  variables = scrambled(shapes)
+  expected = jax.jit(lambda v: network.apply(v, image, train=False))(variables)
+  trained, updated = jax.jit(
+    lambda v: network.apply(v, image, train=True, mutable=['batch_stats'])
+  )(variables)
+
+  twin = resnet.ResNet(**fields)
+  tensors = pytorch.to_torch('vggface2_resnet50', variables)
+  twin.load_state_dict({key: torch.from_numpy(x) for key, x in tensors.items()}, strict=True)
+  with torch.no_grad():
+    actual, _ = twin.eval()(as_nchw(image))
+    actual_trained, _ = twin.train()(as_nchw(image))
+  for ours, theirs in ((expected, actual), (trained, actual_trained)):
+    assert np.ptp(ours) > 0.1
+    np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+  state = twin.state_dict()
+  for key, x in pytorch.to_torch('vggface2_resnet50', {**variables, **updated}).items():
+    np.testing.assert_allclose(state[key], x, rtol=1e-4, atol=1e-4 * np.abs(x).max(), err_msg=key)
 
 
 def load(path):

@@ -17,8 +17,9 @@ from reference import (
 )
 
 from tfg_jax import losses
-from tfg_jax.networks import senet, vgg
-from tfg_jax.networks.senet import SENet
+from tfg_jax.features.portrait import VGGFACE_MEAN
+from tfg_jax.networks import vgg
+from tfg_jax.networks.resnet import SENET50, ResNet
 
 pytestmark = pytest.mark.parity
 
@@ -75,12 +76,12 @@ def test_vgg_face():
 def test_senet():
   arrays = golden('senet50_ferplus')
   variables = reference_variables('senet50_ferplus')
-  mean = np.array(senet.MEAN, np.float32)
+  mean = np.array(VGGFACE_MEAN, np.float32)
   assert_close(mean, arrays['in_mean'])
 
   @functools.partial(jax.jit, static_argnames='train')
   def look(variables, image, *, train=False):
-    logits, state = SENet(dropout=0.0).apply(
+    logits, state = ResNet(**SENET50 | {'dropout': 0.0}).apply(
       variables, image, train=train, mutable=['intermediates', 'batch_stats']
     )
     seen = jax.tree.map(

@@ -20,7 +20,7 @@ _DEVIATION = (0.229, 0.224, 0.225)
 # The face in an aligned portrait, shares of its side: left, top, right, bottom.
 _FACE = (0.235, 0.195, 0.765, 0.915)
 _VGGFACE_SIZE = 224
-_VGGFACE_MEAN = (131.0912, 103.8827, 91.4953)
+VGGFACE_MEAN = (131.0912, 103.8827, 91.4953)  # RGB, of VGGFace2's pictures
 
 
 def read(file: bytes, size: int, *, where: object = '') -> np.ndarray:
@@ -77,7 +77,7 @@ def vggface_input(pixels):
 
   The public network was trained on BGR; the score of the paper is taken in this order.
   """
-  centred = pixels.astype(jnp.float32) - jnp.array(_VGGFACE_MEAN)
+  centred = pixels.astype(jnp.float32) - jnp.array(VGGFACE_MEAN)
   return resize_corners(centred, (_VGGFACE_SIZE, _VGGFACE_SIZE))
 
 

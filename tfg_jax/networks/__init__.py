@@ -15,7 +15,7 @@ from tfg_jax.networks.discriminator import QualityDiscriminator
 from tfg_jax.networks.facenet import FaceNet
 from tfg_jax.networks.mel_encoder import MelEncoder
 from tfg_jax.networks.mvm import MVM
-from tfg_jax.networks.senet import SENet
+from tfg_jax.networks.resnet import SENET50, ResNet
 from tfg_jax.networks.sf2f import (
   AttentionFuser,
   FaceDecoder,
@@ -49,7 +49,7 @@ OFFICIAL = {
   'davs_mfcc_encoder': davs.MfccEncoder,
   'davs_sequence_discriminator': davs.Discriminator,
   'mvm_lrw': MVM,
-  'senet50_ferplus': SENet,
+  'senet50_ferplus': lambda: ResNet(**SENET50),
   'sf2f_facenet': FaceNet,
   'sf2f_generator_128_multires': lambda: VoiceToFace(
     VoiceEncoder(), FaceDecoder(sizes=(64, 128)), AttentionFuser()
@@ -64,6 +64,7 @@ OFFICIAL = {
   'talklip_generator': lambda: TalkLip(AVHubertEncoder()),
   'talklip_local_audio_encoder': MelEncoder,
   'talklip_sync': ContrastiveHead,
+  'vggface2_resnet50': ResNet,
   'vggface_vgg16': VGGFace,
   'voice2face_discriminator': lambda: IdentityDiscriminator(
     10, JUDGE_PLAIN, normalise=False, slope=0.2
@@ -142,6 +143,7 @@ EXAMPLES = {
   ),
   'talklip_local_audio_encoder': dict(mel=_MEL, train=False),
   'talklip_sync': dict(audio=_array(1, 768)),
+  'vggface2_resnet50': dict(image=_array(1, 224, 224, 3), train=False),
   'vggface_vgg16': dict(image=_array(1, 224, 224, 3), train=False),
   'voice2face_discriminator': dict(image=_PORTRAIT, train=False),
   'voice2face_generator': dict(mel=_VOICE, train=False),

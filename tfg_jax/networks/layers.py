@@ -257,7 +257,7 @@ class BatchNorm(nn.Module):
         unbiased = var * (number / jnp.maximum(number - 1, 1))
         running_mean.value = keep * running_mean.value + self.momentum * mean
         running_var.value = keep * running_var.value + self.momentum * unbiased
-        count.value += 1
+        count.value = count.value + 1  # `+=` would count in a caller's numpy array
     else:
       mean, var = running_mean.value, running_var.value
 

@@ -257,6 +257,34 @@ SENET = (
   ('classifier', 'classifier', CONV),
 )
 
+
+def _resnet_block(flax, torch, *, project):
+  for k, name in enumerate(('reduce', 'middle', 'increase'), start=1):
+    yield f'{flax}/{name}', f'{torch}.conv{k}', CONV
+    yield f'{flax}/{name}_bn', f'{torch}.bn{k}', BATCH_NORM
+  if project:
+    yield f'{flax}/proj', f'{torch}.downsample.0', CONV
+    yield f'{flax}/proj_bn', f'{torch}.downsample.1', BATCH_NORM
+
+
+# (out, in) <-> (1, 1, in, out): the classes are a 1x1 convolution here and in the SENet.
+_POINTWISE = Layout(
+  lambda w: KERNEL.to_flax(w)[None, None],
+  lambda w: KERNEL.to_torch(w)[..., 0, 0],
+)
+RESNET50 = (
+  ('conv1', 'conv1', CONV),
+  ('conv1_bn', 'bn1', BATCH_NORM),
+  # Caffe counts stages from 2 and blocks from 1.
+  *(
+    row
+    for stage, blocks in enumerate((3, 4, 6, 3))
+    for j in range(blocks)
+    for row in _resnet_block(f'block_{stage + 2}_{j + 1}', f'layer{stage + 1}.{j}', project=j == 0)
+  ),
+  ('classifier', 'fc', (Leaf('params', 'kernel', 'weight', _POINTWISE), BIAS)),
+)
+
 # DAVS: its PyTorch, 0.2, did not count batches.
 _DAVS_NORM = BATCH_NORM_UNCOUNTED
 
@@ -472,6 +500,7 @@ TABLES = {
   'talklip_generator': TALKLIP,
   'talklip_local_audio_encoder': under('', 'audio_encoder', MEL_ENCODER),
   'talklip_sync': CONTRASTIVE_HEAD,
+  'vggface2_resnet50': RESNET50,
   'vggface_vgg16': VGG_FACE,
   'voice2face_discriminator': VOICE2FACE_DISCRIMINATOR,
   'voice2face_generator': VOICE2FACE_GENERATOR,

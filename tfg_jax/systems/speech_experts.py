@@ -22,7 +22,7 @@ import optax
 from tfg_jax import configuration, errors, losses
 from tfg_jax.features import speech, video
 from tfg_jax.networks.cpc import CPC, SAMPLES_PER_STEP, Predictor
-from tfg_jax.networks.senet import SENet
+from tfg_jax.networks.resnet import SENET50, ResNet
 from tfg_jax.networks.speech2video import Observer
 from tfg_jax.networks.vgg import VGGFace
 from tfg_jax.systems import base, drawn_faces, players
@@ -47,7 +47,7 @@ class Settings:
   weights: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # expert -> folder
   cpc: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   identity_teacher: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # VGGFace
-  emotion_teacher: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # SENet
+  emotion_teacher: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # ResNet, SENet-50
   observer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   teacher_size: int = 224  # side of the teachers' faces, pixels
   teacher_frames: int = 8  # K of Eq. 1; the paper does not say
@@ -67,7 +67,7 @@ class Experts:
   cpc: CPC
   predictor: Predictor
   identity_teacher: VGGFace
-  emotion_teacher: SENet
+  emotion_teacher: ResNet
   observer: Observer | None
   needed: tuple[str, ...] = tuple(PUBLIC)
   axis_name: str | None = None
@@ -98,7 +98,7 @@ class Experts:
       VGGFace, settings.identity_teacher, f'{where}.identity_teacher', **own_classes, dtype=dtype
     )
     emotion_teacher = configuration.build_module(
-      SENet, settings.emotion_teacher, f'{where}.emotion_teacher', **shared
+      ResNet, {**SENET50, **settings.emotion_teacher}, f'{where}.emotion_teacher', **shared
     )
     unknown = set(settings.weights) - set(PUBLIC)
     if unknown:
