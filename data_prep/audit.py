@@ -94,8 +94,7 @@ def audit(directory, *, sync: str = '', looks: int = 5, progress: bool = True) -
           said = listener.agreement(heard, heard)
           names = ('match', 'confidence', 'offset')
           row = dataclasses.replace(row, **{name: float(getattr(said, name)) for name in names})
-          usable = not faults.is_silent(row) and not faults.is_frozen(row)
-          if usable and len(clips) in listening.sampled(total):
+          if faults.sync_is_known(row) and len(clips) in listening.sampled(total):
             sample.append(heard)
         clips.append(row)
         bar.update()
@@ -103,7 +102,7 @@ def audit(directory, *, sync: str = '', looks: int = 5, progress: bool = True) -
   if len(sample) > 1:
     foreign = listening.foreign_matches(listener, sample)
     threshold = listening.threshold(foreign)
-    own = [clip.match for clip in clips if not math.isnan(clip.match)]
+    own = [clip.match for clip in clips if faults.sync_is_known(clip)]
     if np.mean(np.array(own) >= threshold) < _TRUSTED:
       threshold = math.nan
   return Audit(info, faults.judge(clips, threshold), foreign, threshold, looks)

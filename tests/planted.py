@@ -1,4 +1,9 @@
-"""Faults planted into clean clips, for the audit to find: `plant` makes a whole record set of them.
+"""Faults planted into clean clips, and what the audit finds of them.
+
+python tests/planted.py --data=RECORDS --sync=DIR --output=NEW
+
+RECORDS are clean; --share of them get one fault each. Writes NEW/records, the audit's NEW/report,
+and prints how many clips of each fault were called by its name and how many were called faulty.
 
 shifted        the sound comes 3 frames too early or too late
 silent         nothing but the hiss of a quiet room
@@ -9,10 +14,15 @@ two faces      a second head beside the first, both smaller
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+from absl import app, flags
 
+from data_prep import audit
+from data_prep.audits import faults, page
+from tfg_jax import errors
 from tfg_jax.data import clip_codec, pipeline, records
 
 FAULTS = ('shifted', 'silent', 'other sound', 'frozen', 'two faces')
@@ -114,3 +124,68 @@ def _decoded(clip):
   frames = np.empty((len(clip.frames), clip.height, clip.width, 3), np.uint8)
   pipeline.decode_jpegs(clip.frames, frames, where=clip.clip_id)
   return frames
+
+
+# --------------------------------------------------------------------------------------------------
+# What the audit finds of them
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+  """Of all clips with one fault, or of the clean ones: how many there are, how many the audit calls
+  by that name (nobody calls clean ones so) and how many it accuses of any fault."""
+
+  clips: int
+  named: int
+  accused: int
+
+
+def tallies(findings: Sequence[faults.Finding], truth: Mapping[str, str]) -> dict[str, Tally]:
+  """Fault -> its tally, '' for clean clips; `truth` is what `plant` returns."""
+  found = {}
+  for fault in (*FAULTS, ''):
+    said = [x.faults for x in findings if truth[x.measures.clip] == fault]
+    found[fault] = Tally(len(said), sum(fault in x for x in said), sum(map(bool, said)))
+  return found
+
+
+def table(found: Mapping[str, Tally]) -> str:
+  """The tallies as a table in Markdown."""
+  lines = ['| planted | clips | called so | called faulty |', '| --- | --- | --- | --- |']
+  ill = [tally for fault, tally in found.items() if fault]
+  every = Tally(*(sum(getattr(x, f.name) for x in ill) for f in dataclasses.fields(Tally)))
+  for name, tally in (*found.items(), ('any of these', every)):
+    named = _share(tally.named, tally.clips) if name else '-'
+    accused = _share(tally.accused, tally.clips)
+    lines.append(f'| {name or "nothing"} | {tally.clips} | {named} | {accused} |')
+  return '\n'.join(lines)
+
+
+def _share(count, total):
+  return f'{count} ({count / total:.1%})' if total else '0'
+
+
+def define_flags(values=flags.FLAGS):
+  for name, text in (('data', 'Folder of clean records.'), ('sync', 'Folder of a sync expert.'),
+                     ('output', 'New folder for the records and the report.')):  # fmt: skip
+    flags.DEFINE_string(name, None, text, flag_values=values)
+  flags.DEFINE_float('share', 0.5, 'Of the clips that get a fault.', 0, 1, flag_values=values)
+  flags.DEFINE_integer('seed', 0, 'Of what is planted where.', flag_values=values)
+  flags.DEFINE_integer('looks', 5, 'As of the audit.', flag_values=values)
+
+
+def main(argv, values=flags.FLAGS):
+  errors.check_arguments(argv, values, 'data', 'sync', 'output')
+  faulty, report = (os.path.join(values.output, name) for name in ('records', 'report'))
+  truth = plant(values.data, faulty, share=values.share, seed=values.seed)
+  found = audit.audit(faulty, sync=values.sync, looks=values.looks)
+  os.makedirs(report, exist_ok=True)
+  page.write(report, faulty, found)
+  print(page.summary(found))
+  print(table(tallies(found.findings, truth)))
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(errors.exit_on_expected_failure(main), flags_parser=errors.parse_flags)

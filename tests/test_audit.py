@@ -335,7 +335,34 @@ def test_planted_faults_are_found_and_clean_clips_are_not_accused(faulty, quick,
   said = capsys.readouterr().out
   assert said.startswith('toy: 70 clips, 0.04 hours, 4 speakers; 34 with a fault\n  licence: CC0\n')
   assert 'faults: silent 7, frozen 7, two faces 7, shifted 7, other sound ' in said
-  assert 'split valid: 10 clips' in said and '4 speakers are in train too' in said
+  assert 'split valid: 10 clips' in said and 'speakers that are in train too: 4,' in said
+
+
+def test_what_the_audit_finds_can_be_measured_on_any_records(clean, quick, tmp_path, capsys):
+  values = flags.FlagValues()
+  planted.define_flags(values)
+  arguments = [f'--data={clean}', '--sync=EAR', f'--output={tmp_path}', '--seed=1']
+  planted.main(values(['planted', *arguments]), values)
+  lines = capsys.readouterr().out.splitlines()[-7:]
+  counts = {cells[0]: cells[1:] for cells in (re.split(r' *\| *', x.strip('| ')) for x in lines)}
+  assert counts['silent'] == counts['frozen'] == ['7', '7 (100.0%)', '7 (100.0%)']
+  assert counts['nothing'] == ['35', '-', '0 (0.0%)']
+  accused = [re.match(r'\d+', counts[name][2])[0] for name in (*planted.FAULTS, 'any of these')]
+  assert sum(map(int, accused[:-1])) == int(accused[-1]) >= 34 and counts['any of these'][0] == '35'
+  assert (tmp_path / 'report' / page.PAGE_FILE).exists()
+
+
+def test_clips_without_sound_do_not_make_the_expert_a_bad_one(clean, quick, tmp_path):
+  source, rng = records.RecordSource(clean, 'train'), np.random.default_rng(0)
+  truth, made = {}, []
+  for number, clip in enumerate(map(clip_codec.decode, source)):
+    fault = 'silent' if number < 40 else 'shifted' if number < 44 else ''
+    truth[clip.clip_id] = fault
+    made.append(clip_codec.encode(planted.with_fault(clip, fault, clip, rng)))
+  records.write_shard(records.shard_path(tmp_path, 'toy', 'train', 0, 1), made)
+  records.finish_dataset(tmp_path, records.read_info(clean))
+  call(f'--data={tmp_path}', '--sync=EAR', f'--report={tmp_path}/report', '--looks=0')
+  assert {clip: row['faults'] for clip, row in rows_of(tmp_path / 'report').items()} == truth
 
 
 def test_the_page_stands_alone_and_shows_every_finding(faulty, quick, tmp_path):
@@ -349,10 +376,21 @@ def test_the_page_stands_alone_and_shows_every_finding(faulty, quick, tmp_path):
   fine = sum(not any(names) for names in said)
   assert kinds['frozen'] == 7
   assert text.count('data:image/jpeg;base64,') == sum(min(12, x) for x in (*kinds.values(), fine))
-  assert not re.search(r'(src|href)="(?!data:)', text)
+  assert not re.search(r'(src|href)="(?!data:|#)', text)
+  linked = set(re.findall(r'href="#([^"]+)"', text))
+  assert linked == {name.replace(' ', '-') for name in kinds}
+  assert all(text.count(f'id="{name}"') == 1 for name in linked)
   listed = text[text.index('All findings') :]
+  places = [listed.index(f'<span class="bad">{name}') for name in faults.FAULTS if name in kinds]
+  assert places == sorted(places)
   assert all(clip in listed for clip, row in rows_of(tmp_path).items() if row['faults'])
-  assert 'offset: frames by which' in text
+  assert 'offset: frames by which' in text and 'length, seconds: <b>2</b> in every clip' in text
+  about = dict(re.findall(r'<figcaption>(?:train|valid)/(\w+)<br>([^<]+)<', text))
+  rows = rows_of(tmp_path)
+  silent = {clip for clip in about if 'silent' in rows[clip]['faults']}
+  frozen = {clip for clip in about if 'frozen' in rows[clip]['faults']}
+  assert silent | frozen == {clip for clip in about if 'match' not in about[clip]}
+  assert frozen == {clip for clip in about if 'one picture for' in about[clip]}
 
 
 def test_what_records_say_is_no_html(clean, quick, tmp_path):

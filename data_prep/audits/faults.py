@@ -55,13 +55,11 @@ def judge(clips: Sequence[Measures], threshold: float = math.nan) -> list[Findin
 
 
 def _faults(clip, threshold, copies):
-  silent, frozen = is_silent(clip), is_frozen(clip)
-  # Where there is nothing to hear or to see, the expert's answer means nothing.
-  heard = not (silent or frozen or math.isnan(clip.match) or math.isnan(threshold))
+  heard = sync_is_known(clip) and not math.isnan(threshold)
   fits = clip.match >= threshold
   found = {
-    'silent': silent,
-    'frozen': frozen,
+    'silent': is_silent(clip),
+    'frozen': is_frozen(clip),
     'two faces': clip.faces_beside >= _BESIDE,
     'shifted': heard and fits and abs(clip.offset) >= _OFFSET,
     'other sound': heard and not fits,
@@ -76,6 +74,12 @@ def is_silent(clip: Measures) -> bool:
 
 def is_frozen(clip: Measures) -> bool:
   return clip.still >= min(_STILL, _STILL_SHARE * clip.seconds) and clip.still > 1 / clip.fps
+
+
+def sync_is_known(clip: Measures) -> bool:
+  """Whether an expert was asked, and there is something to hear and to see: else its answer means
+  nothing."""
+  return not (is_silent(clip) or is_frozen(clip) or math.isnan(clip.match))
 
 
 def _remarks(clip):

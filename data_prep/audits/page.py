@@ -12,7 +12,7 @@ import os
 import cv2
 import numpy as np
 
-from data_prep.audits import faults, measures
+from data_prep.audits import faults, listening, measures
 from tfg_jax.data import clip_codec, records
 
 PAGE_FILE, TABLE_FILE = 'audit.html', 'audit.csv'
@@ -26,7 +26,7 @@ CANNOT_TELL = (
   'The sync expert cannot tell these clips from clips with the sound of others: it accuses nobody. '
   'It may not have learnt enough, or know another kind of faces; or most of the sound is wrong.'
 )
-_SHOWN, _STRIP, _FACE = 12, 6, 96  # clips of a kind, pictures of a clip, their height in pixels
+_SHOWN, _STRIP, _FACE = 12, 4, 96  # clips of a kind, pictures of a clip, their height in pixels
 _BARS = 31
 
 
@@ -74,23 +74,29 @@ def hours(clips) -> float:
 def _facts(found):
   """(what, text) of the record set as a whole."""
   clips = [finding.measures for finding in found.findings]
-  for name, unit, digits in (
-    ('seconds', 's', 2), ('source_fps', 'frames/s before', 2), ('fps', 'frames/s', 2),
-    ('distinct_fps', 'different pictures/s', 1), ('face_height', 'px of face', 0),
-    ('jitter', '% of box jitter', 2), ('level', 'dB', 1), ('silence', 'share silent', 2),
-    ('clipping', 'share clipped', 5), ('match', 'match', 2), ('offset', 'frames of offset', 0),
+  for name, what, unit, digits in (
+    ('seconds', 'length', ' s', 2), ('source_fps', 'frames per second before', '', 2),
+    ('fps', 'frames per second', '', 2), ('distinct_fps', 'different ones per second', '', 1),
+    ('face_height', 'height of the face', ' px', 0),
+    ('jitter', 'box jitter', ' % of the height', 2), ('level', 'loudness', ' dB', 1),
+    ('silence', 'silence', ' of the sound', 2), ('clipping', 'clipping', ' of the samples', 5),
+    ('match', 'match of lips and sound', '', 2), ('offset', 'offset of the sound', ' frames', 0),
   ):  # fmt: skip
     values = _known(clips, name)
     if len(values):
-      low, middle, high = np.percentile(values, [2, 50, 98])
-      yield unit, f'{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})'
+      low, middle, high = (f'{x:.{digits}f}' for x in np.percentile(values, [2, 50, 98]))
+      text = middle + unit
+      yield what, text if low == high else f'{text} (96 % of the clips: {low} to {high})'
   yield from _texts_and_speakers(clips)
   if not any(not math.isnan(clip.match) for clip in clips):
     yield 'sync', HOW_TO_SYNC
   elif math.isnan(found.threshold):
     yield 'sync', CANNOT_TELL
   else:
-    yield 'sync', f'a match of {found.threshold:.2f} is better than 98 % of foreign sounds reach'
+    yield (
+      'sync',
+      (f'{listening.FOREIGN_SHARE:.0%} of foreign sounds match worse than {found.threshold:.2f}'),
+    )
   if not found.looks:
     yield 'faces', 'not sought (--looks=0)'
 
@@ -110,7 +116,7 @@ def _texts_and_speakers(clips):
     text += f'{written / len(own):.0%} with text, {len(words[split])} different words'
     if split != 'train' and 'train' in splits:
       known, new = people[split] & people['train'], words[split] - words['train']
-      text += f'; {len(known)} speakers are in train too, {len(new)} words are not'
+      text += f'; speakers that are in train too: {len(known)}, words that are not: {len(new)}'
     yield f'split {split}', text
 
 
@@ -146,13 +152,16 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
   max-width: 1080px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
 table { border-collapse: collapse; } td, th { padding: .2em .8em .2em 0; text-align: left;
-  vertical-align: top; border-bottom: 1px solid #eee; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.charts { display: flex; flex-wrap: wrap; gap: 1.2em; } figure { margin: 0; }
-figcaption { font-size: .85em; color: #555; } .sheet { display: grid;
-  grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: .8em; }
-.sheet img { width: 100%; display: block; } .bad { color: #b3261e; } .fine { color: #1b6e3c; }
+  vertical-align: top; border-bottom: 1px solid #eee; overflow-wrap: anywhere; }
+td:first-child { min-width: 8em; } td.n, th.n { text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; } tr.none { color: #6b6b6b; } a { color: inherit; }
+.charts, .sheet { display: grid; gap: 1em 1.2em;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
+figure { margin: 0; } figcaption { font-size: .85em; color: #555; overflow-wrap: anywhere; }
+svg, .sheet img { width: 100%; height: auto; display: block; }
+.bad { color: #b3261e; } .fine { color: #1b6e3c; }
 .scroll { max-height: 32em; overflow: auto; font-size: .85em; }
+.scroll th { position: sticky; top: 0; background: #fff; }
 """
 
 
@@ -170,7 +179,7 @@ def _page(directory, found):
     + f' Licence: {_text(found.info.licence)}. Made by {_text(found.info.tool)}.</p>',
     '<h2>Findings</h2>',
     _counts(found),
-    '<h2>The record set</h2><table>',
+    '<h2>The record set <small>(medians)</small></h2><table>',
     *(f'<tr><td>{_text(what)}</td><td>{_text(text)}</td></tr>' for what, text in _facts(found)),
     '</table><h2>Measures</h2><div class="charts">',
     *_charts(found, clips),
@@ -179,7 +188,8 @@ def _page(directory, found):
     *_listing(found),
   ]
   title = f'<title>Audit of {_text(found.info.corpus)}</title>'
-  head = f'<!doctype html><html lang="en"><meta charset="utf-8">{title}<style>{_STYLE}</style>'
+  head = '<!doctype html><html lang="en"><meta charset="utf-8">'
+  head += f'<meta name="viewport" content="width=device-width">{title}<style>{_STYLE}</style>'
   return head + '\n'.join(parts) + '</html>\n'
 
 
@@ -190,19 +200,24 @@ def _text(value):
 def _counts(found):
   rows = []
   for kind, name, meaning, count in _counted(found):
-    style = ' class="bad"' if kind == 'fault' and count else ''
+    style = 'none' if not count else 'bad' if kind == 'fault' else ''
+    shown = f'<a href="#{_anchor(name)}">{name}</a>' if count else name
     rows.append(
-      f'<tr{style}><td>{name}</td><td class="n">{count}</td>'
+      f'<tr class="{style}"><td>{shown}</td><td class="n">{count}</td>'
       f'<td class="n">{count / len(found.findings):.1%}</td><td>{kind}: {meaning}</td></tr>'
     )
   return f'<table>{"".join(rows)}</table>'
+
+
+def _anchor(name):
+  return name.replace(' ', '-')
 
 
 def _charts(found, clips):
   """Histograms of what is known."""
   shapes = (
     ('offset', 'offset: frames by which the sound has to be moved', (-15.5, 15.5)),
-    ('match', 'match of lips and sound; grey: with the sound of other clips', None),
+    ('match', 'match of lips and sound; grey: sound of other clips', None),
     ('seconds', 'length, seconds', None), ('source_fps', 'frames/s before resampling', None),
     ('distinct_fps', 'different pictures per second', None),
     ('face_height', 'height of the face, pixels', None),
@@ -223,26 +238,26 @@ def _histogram(values, caption, limits, others, mark):
   both = np.concatenate([values, others])
   low, high = limits or (both.min(), both.max())
   if high - low < 1e-9:
-    low, high = low - 0.5, high + 0.5
+    return f'<figure>{_text(caption)}: <b>{low:.3g}</b> in every clip</figure>'
   bars = []
-  for one, colour in ((others, '#bbb'), (values, '#3367a8')):
-    counts = np.histogram(np.clip(one, low, high), _BARS, (low, high))[0]
+  for one, colour in ((others, '#999'), (values, '#3367a8')):
+    counts, edges = np.histogram(np.clip(one, low, high), _BARS, (low, high))
     for place, count in enumerate(counts):
       if count:
         tall = max(1.0, height * count / counts.max())
         bars.append(
           f'<rect x="{width * place / _BARS:.1f}" y="{height - tall:.1f}" fill="{colour}" '
           f'width="{width / _BARS - 1:.1f}" height="{tall:.1f}" opacity="0.8">'
-          f'<title>{count}</title></rect>'
+          f'<title>{edges[place]:.3g} to {edges[place + 1]:.3g}: {count}</title></rect>'
         )
   if not math.isnan(mark):
     x = width * (mark - low) / (high - low)
     bars.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" stroke="#b3261e"/>')
   return (
-    f'<figure><svg width="{width}" height="{height + 16}" role="img" aria-label="{caption}">'
+    f'<figure><svg viewBox="0 0 {width} {height + 16}" role="img" aria-label="{caption}">'
     f'{"".join(bars)}<line x1="0" x2="{width}" y1="{height}" y2="{height}" stroke="#888"/>'
-    f'<text x="0" y="{height + 13}" font-size="11">{low:.4g}</text>'
-    f'<text x="{width}" y="{height + 13}" font-size="11" text-anchor="end">{high:.4g}</text>'
+    f'<text x="0" y="{height + 13}" font-size="11">{low:.3g}</text>'
+    f'<text x="{width}" y="{height + 13}" font-size="11" text-anchor="end">{high:.3g}</text>'
     f'</svg><figcaption>{caption}</figcaption></figure>'
   )
 
@@ -256,7 +271,8 @@ def _sheets(directory, found):
   for name, findings in kinds:
     if findings:
       places = np.unique(np.linspace(0, len(findings) - 1, _SHOWN).astype(int))
-      yield f'<h2>{name} <small>({len(places)} of {len(findings)})</small></h2><div class="sheet">'
+      shown = f'{name} <small>({len(places)} of {len(findings)})</small>'
+      yield f'<h2 id="{_anchor(name)}">{shown}</h2><div class="sheet">'
       for place in places:
         yield _figure(directory, findings[place].measures, sources)
       yield '</div>'
@@ -275,16 +291,28 @@ def _figure(directory, clip, sources):
     picture = cv2.rectangle(frames[index].copy(), (x1, y1), (x2 - 1, y2 - 1), (90, 200, 120))
     strip.append(cv2.resize(picture, (width, _FACE), interpolation=cv2.INTER_AREA))
   (jpeg,) = clip_codec.encode_jpegs([np.concatenate(strip, axis=1)], quality=80)
-  said = f'{clip.split}/{clip.clip}: {clip.seconds:.1f} s, {clip.level:.0f} dB'
-  if not math.isnan(clip.match):
-    said += f', offset {clip.offset:+.0f}, match {clip.match:.2f}'
-  image = f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" alt="">'
-  return f'<figure>{image}<figcaption>{_text(said)}</figcaption></figure>'
+  name = _text(f'{clip.split}/{clip.clip}')
+  image = f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" alt="{name}">'
+  return f'<figure>{image}<figcaption>{name}<br>{_about(clip)}</figcaption></figure>'
+
+
+def _about(clip):
+  """A line of what faults are judged by."""
+  said = [f'{clip.seconds:.1f} s', f'{clip.level:.0f} dB']
+  if faults.is_frozen(clip):
+    said.append(f'one picture for {clip.still:.1f} s')
+  if clip.faces_beside > 0:
+    said.append(f'faces beside in {clip.faces_beside:.0%}')
+  if faults.sync_is_known(clip):
+    said += [f'offset {clip.offset:+.0f}', f'match {clip.match:.2f}']
+  return ', '.join(said)
 
 
 def _listing(found):
-  """Every clip with a fault or a remark."""
+  """Every clip with a fault or a remark, in the order of the faults."""
+  order = {name: place for place, name in enumerate((*faults.FAULTS, *faults.REMARKS))}
   named = [finding for finding in found.findings if finding.faults or finding.remarks]
+  named.sort(key=lambda finding: [order[name] for name in finding.faults + finding.remarks])
   if not named:
     return
   numbers = ('seconds', 'level', 'still', 'faces_beside', 'offset', 'match', 'confidence')
@@ -297,7 +325,7 @@ def _listing(found):
     bad, other = (', '.join(names) for names in (finding.faults, finding.remarks))
     yield f'<td><span class="bad">{bad}</span> {other}</td>'
     values = (getattr(clip, name) for name in numbers)
-    cells = ('' if math.isnan(x) else f'{x:.4g}' for x in values)
+    cells = ('' if math.isnan(x) else f'{x:.3g}' for x in values)
     yield ''.join(f'<td class="n">{cell}</td>' for cell in cells) + '</tr>'
   yield '</table></div>'
 
