@@ -3,8 +3,9 @@ r"""Converts public networks between PyTorch files and Orbax checkpoints, both w
   python -m tfg_jax.convert import --network=talklip_generator --input=X.pth --output=DIR
   python -m tfg_jax.convert export --network=talklip_generator --input=DIR --output=X.pth
 
-Reads .pth, .pt and .safetensors, also inside the wrappers of official files; nothing in a file is
-executed. The input of an export is a converted network or the workdir of a trained run.
+Reads .pth, .pt and .safetensors, also inside the wrappers of official files, and pickled dicts of
+numpy arrays (.pkl); nothing in a file is executed. The input of an export is a converted network or
+the workdir of a trained run.
 """
 
 import hashlib
@@ -23,7 +24,10 @@ def define_flags(values=flags.FLAGS):
     'network', None, 'Public network, e.g. talklip_generator.', flag_values=values
   )
   flags.DEFINE_string(
-    'input', None, 'Import: a PyTorch or safetensors file. Export: a folder.', flag_values=values
+    'input',
+    None,
+    'Import: a PyTorch, safetensors or pickle file. Export: a folder.',
+    flag_values=values,
   )
   flags.DEFINE_string(
     'output', None, 'Import: a new folder. Export: .pth, .pt or .safetensors.', flag_values=values

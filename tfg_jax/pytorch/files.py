@@ -1,8 +1,8 @@
-"""PyTorch checkpoints and safetensors as data, in and out, without PyTorch.
+"""PyTorch checkpoints and safetensors as data, in and out, without PyTorch; pickled arrays, in.
 
 A file is never executed: its pickle is read by `pickles`, which calls nothing that the file names.
 Names and shapes come first and numbers only when a tensor is asked for, so a reader needs memory
-for one tensor and not for the file.
+for one tensor and not for the file; pickled numpy arrays are the exception.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfg_jax.errors import ConversionError
-from tfg_jax.pytorch import safetensors, torch_save
+from tfg_jax.pytorch import numpy_pickle, safetensors, torch_save
 from tfg_jax.pytorch.stored import StoredTensor
 
 MAX_DEPTH = 16  # dicts within dicts
@@ -28,11 +28,12 @@ _WRITERS = {
 
 
 def read(path) -> Any:
-  """Returns what a PyTorch or safetensors file holds, with its tensors as `StoredTensor`.
+  """Returns what a PyTorch, safetensors or pickle file holds, with its tensors as `StoredTensor`.
 
   Args:
-    path: a file of `torch.save` (zip, or the stream of PyTorch before 1.6) or safetensors. The
-      content decides and not the suffix: official files end in .pth, .pt, .model, .pth.tar.
+    path: a file of `torch.save` (zip, or the stream of PyTorch before 1.6), safetensors, or a
+      pickled dict of numpy arrays. The content decides and not the suffix: official files end in
+      .pth, .pt, .model, .pth.tar, .pkl.
 
   Returns:
     Usually a nested dict; safetensors give a flat one. Objects of known foreign classes, e.g.
@@ -46,7 +47,7 @@ def read(path) -> Any:
     if not path.is_file():
       raise ConversionError('there is no such file', where=path, hint='check the path')
     with open(path, 'rb') as file:
-      head = file.read(16)
+      head = file.read(32)
   except OSError as error:
     raise ConversionError(f'the file cannot be read: {error.strerror}', where=path) from error
   if head.startswith(b'PK\x03\x04'):
@@ -54,9 +55,10 @@ def read(path) -> Any:
   if head[8:9] == b'{':
     return safetensors.read(path)
   if head.startswith(b'\x80'):
-    return torch_save.read_stream(path)
+    is_stream = torch_save.STREAM_MAGIC_BYTES in head
+    return torch_save.read_stream(path) if is_stream else numpy_pickle.read(path)
   raise ConversionError(
-    f'this is neither a PyTorch nor a safetensors file: it starts with {head[:8]!r}',
+    f'this is neither a PyTorch nor a safetensors file, nor a pickle: it starts with {head[:8]!r}',
     where=path,
     hint='a failed download often leaves a web page or a Git LFS pointer; look at it in an editor',
   )

@@ -14,7 +14,7 @@ from typing import Any
 from tfg_jax.errors import ConversionError
 from tfg_jax.pytorch.stored import Damaged, brief
 
-MAX_BYTES = 16 << 20  # the official files have pickles below 1 MB: names, shapes, dictionaries
+MAX_BYTES = 16 << 20  # torch.save's pickles are below 1 MB: names, shapes, dictionaries
 MAX_OPCODES = 1_000_000  # AV-HuBERT large with its optimizer state needs about 100 000
 MAX_INT_BITS = 128  # the magic number of torch.save has 80
 MAX_KEY_LENGTH = 32  # items of a tuple that is used as a dictionary key
@@ -92,11 +92,16 @@ def load(stream, find_global, find_persistent, *, where):
     return _Machine(find_global, find_persistent, stream).run()
   # genops and the stack report a broken stream with all of these.
   except (Damaged, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-    raise ConversionError(
-      f'the pickle in the file is damaged: {str(error)[:200]}',
-      where=where,
-      hint='download the file again; nothing in it was executed',
-    ) from error
+    raise damaged(error, where) from error
+
+
+def damaged(error, where) -> ConversionError:
+  """What is said of a pickle that breaks the rules."""
+  return ConversionError(
+    f'the pickle in the file is damaged: {str(error)[:200]}',
+    where=where,
+    hint='download the file again; nothing in it was executed',
+  )
 
 
 _MARK = object()
@@ -226,7 +231,7 @@ class _Machine:
     elif name == 'BUILD':
       self._build(self._pop())
     elif name not in ('PROTO', 'FRAME'):
-      raise Damaged(f'opcode {name}, which torch.save does not write')
+      raise Damaged(f'opcode {name}, which neither torch.save nor numpy writes')
 
   def _top(self):
     value = self._pop()

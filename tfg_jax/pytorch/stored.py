@@ -106,6 +106,29 @@ class Storage:
       )
     self.crc = 0
 
+  def read(self, dtype: np.dtype, start: int, items: int) -> np.ndarray:
+    """Returns `items` numbers from item `start` on; fewer if the file has become shorter.
+
+    Raises:
+      ConversionError: if the bytes do not have their checksum.
+    """
+    self.check()
+    order = dtype.newbyteorder('>' if self.big_endian else '<')
+    return np.fromfile(self.path, order, items, offset=self.offset + start * dtype.itemsize)
+
+
+@dataclasses.dataclass(eq=False)
+class HeldBytes:
+  """What a `Storage` is, for numbers that stood in the pickle itself and had to be read with it."""
+
+  path: pathlib.Path
+  data: bytes
+  big_endian: bool = False
+
+  def read(self, dtype: np.dtype, start: int, items: int) -> np.ndarray:
+    order = dtype.newbyteorder('>' if self.big_endian else '<')
+    return np.frombuffer(self.data, order, items, start * dtype.itemsize)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredTensor:
@@ -120,7 +143,7 @@ class StoredTensor:
     start: its first item, in items from the start of the storage.
   """
 
-  storage: Storage
+  storage: Storage | HeldBytes
   stored: np.dtype
   dtype: np.dtype
   shape: tuple[int, ...]
@@ -174,13 +197,7 @@ class StoredTensor:
       )
     if not span:
       return np.empty(self.shape, self.stored)
-    self.storage.check()
-    flat = np.fromfile(
-      self.storage.path,
-      self.stored.newbyteorder('>' if self.storage.big_endian else '<'),
-      count=span,
-      offset=self.storage.offset + self.start * self.stored.itemsize,
-    )
+    flat = self.storage.read(self.stored, self.start, span)
     if flat.size != span:
       raise truncated(self.storage.path)
     steps = [stride * self.stored.itemsize for stride in self.strides]

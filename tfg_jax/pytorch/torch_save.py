@@ -272,6 +272,7 @@ def _small_entry(path, info) -> bytes:
 # --- Reading the stream format ------------------------------------------------------------------
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
+STREAM_MAGIC_BYTES = _STREAM_MAGIC.to_bytes(10, 'little')  # as every protocol from 2 on has it
 _STREAM_VERSION = 1001
 
 
