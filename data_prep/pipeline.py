@@ -78,6 +78,9 @@ class Report:
       f'{self.corpus}: {self.clips_in} clips in = {made} records + {len(self.drops)} drops',
       f'  records: {splits}',
     ]
+    empty = ', '.join(split for split, count in sorted(self.records.items()) if not count)
+    if empty:
+      lines.append(f'  NOTE: no clip could be used of {empty}')
     reasons = collections.defaultdict(list)
     for drop in self.drops:
       reasons[drop.reason].append(drop.clip_id)
@@ -113,8 +116,7 @@ def prepare(
 
   Raises:
     ConfigError: if there is nothing to prepare, or workers cannot be.
-    DataError: if the directory holds something else, no clip of a split can be used, or the runner
-      fails.
+    DataError: if the directory holds something else, no clip can be used, or the runner fails.
     MissingDependencyError: without Beam, or without the face detector where it is needed.
   """
   from tfg_jax.data import records
@@ -146,12 +148,8 @@ def prepare(
       where=directory,
       hint='Delete the directory and prepare again.',
     )
-  for split, count in report.records.items():
-    if not count:
-      raise DataError(
-        f'no clip of split {split!r} could be used: {str(report).splitlines()[0]}',
-        where=os.path.join(directory, DROPS_FILE),
-      )
+  if not made:
+    raise DataError(f'no clip could be used. {report}', where=os.path.join(directory, DROPS_FILE))
   return report
 
 

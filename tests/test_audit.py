@@ -468,6 +468,17 @@ def test_shifted_clips_are_mended_and_others_dropped(faulty, clean, quick, tmp_p
   assert not any(row['faults'] for row in rows_of(tmp_path / 'again').values())
 
 
+def test_a_split_that_was_empty_stays_so(clean, quick, tmp_path):
+  folder, fixed = tmp_path / 'records', tmp_path / 'fixed'
+  folder.mkdir()
+  clips = [records.RecordSource(clean, 'train')[i] for i in range(3)]
+  records.write_shard(records.shard_path(folder, 'toy', 'train', 0, 1), clips)
+  records.write_shard(records.shard_path(folder, 'toy', 'test', 0, 1), [])
+  records.finish_dataset(folder, records.read_info(clean))
+  call(f'--data={folder}', '--looks=0', '--fix=drop', f'--output={fixed}')
+  assert records.read_info(fixed).clips == {'train': (3,), 'test': (0,)}
+
+
 @pytest.mark.parametrize(
   ('ways', 'expected'),
   [

@@ -169,9 +169,27 @@ def test_nothing_to_prepare_and_nothing_usable_are_errors(videos, tmp_path, monk
     raise errors.DataError('no')
 
   monkeypatch.setattr(clip_maker, 'make_clip', useless)
-  message = "no clip of split '.*' could be used: folder: 15 clips in = 0 records"
+  message = r'(?s)no clip could be used. folder: 15 clips in = 0 records.*NOTE:.*15  no: '
   with pytest.raises(errors.DataError, match=message):
     run(videos, tmp_path / 'b')
+
+
+def test_a_split_whose_clips_are_all_of_no_use_is_named_and_the_others_are_records(
+  videos, tmp_path, monkeypatch
+):
+  make = clip_maker.make_clip
+
+  def trainable(raw, framing):
+    if raw.split != 'train':
+      raise errors.DataError('no')
+    return make(raw, framing)
+
+  monkeypatch.setattr(clip_maker, 'make_clip', trainable)
+  report = run(videos, tmp_path)
+  assert report.records['test'] == report.records['valid'] == 0 < report.records['train']
+  assert report.clips_in == sum(report.records.values()) + len(report.drops)
+  assert '\n  NOTE: no clip could be used of test, valid\n' in str(report)
+  assert len(read(tmp_path, 'train')) == report.records['train']
 
 
 def test_journals_that_contradict_the_shards_are_an_error(videos, tmp_path):

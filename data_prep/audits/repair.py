@@ -58,8 +58,8 @@ def write(directory, output, findings: Sequence[Finding], ways: Collection[str])
   """
   info = records.read_info(directory)
   plan = {(x.measures.split, x.measures.number): fate(x, ways) for x in findings}
-  for split in info.clips:
-    if all(end == 'dropped' for (of, _), end in plan.items() if of == split):
+  for split, counts in info.clips.items():
+    if sum(counts) and all(end == 'dropped' for (of, _), end in plan.items() if of == split):
       raise DataError(
         f'every clip of split {split!r} would be dropped',
         where=directory,
@@ -68,7 +68,7 @@ def write(directory, output, findings: Sequence[Finding], ways: Collection[str])
   offsets = {(x.measures.split, x.measures.number): x.measures.offset for x in findings}
   os.makedirs(output, exist_ok=True)
   for split, counts in info.clips.items():
-    source, first = records.RecordSource(directory, split), 0
+    source, first = records.RecordSource(directory, split) if sum(counts) else (), 0
     for shard, count in enumerate(counts):
       path = records.shard_path(output, info.corpus, split, shard, len(counts))
       numbers = range(first, first + count)
