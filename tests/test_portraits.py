@@ -1,20 +1,27 @@
 """From an audio file to a portrait, and searching for people by their portraits."""
 
 import json
+import pickle
 
 import corpus
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 from clips import tone, write
+from noise import noisy_variables
 from PIL import Image
 from runs import noisy_state, untrained
 
 from configs import sf2f as configs
-from tfg_jax import configuration, errors, gallery, portraits, systems
+from tfg_jax import configuration, convert, errors, gallery, portraits, pytorch, systems
 from tfg_jax.claims import comparison
 from tfg_jax.data import records
-from tfg_jax.features import voice
+from tfg_jax.features import portrait, voice
+from tfg_jax.metrics import likeness
+from tfg_jax.networks.resnet import ResNet
+from tfg_jax.pytorch import converted
 
 
 @pytest.fixture
@@ -111,7 +118,7 @@ def test_the_gallery_of_a_small_system(tmp_path):
   assert rows['fused_5s']['seconds'] == 2.39  # all that there is
   again, _ = gallery.search(system, state, source, crops=2)
   assert gallery.means(again) == rows
-  text = gallery.table(rows, len(people), 'valid')
+  text = gallery.table(rows, len(people), 'valid', 'a test')
   assert '100.00' in text and 'fused 5s' in text and '4 people' in text
 
 
@@ -121,14 +128,17 @@ def test_a_judge_compares_and_everybodys_numbers_are_kept(tmp_path, capsys):
   found = {}
   run = untrained(configs.get_test_config('64'), root, tmp_path / 'run')
   judge = untrained(configs.get_test_config('faces'), root, tmp_path / 'judge', seed=1)
-  for name in ('', str(judge)):
+  vggface = converted_vggface(tmp_path)
+  for name, rest in (('', []), (str(judge), [f'--judge={judge}', f'--vggface={vggface}'])):
     values = flags.FlagValues()
     gallery.define_flags(values)
-    values(['x', f'--workdir={run}', '--split=valid', *([f'--judge={name}'] if name else [])])
+    values(['x', f'--workdir={run}', '--split=valid', *rest])
     gallery.main(['x'], values)
     found[name] = json.loads((run / 'gallery.json').read_text())
-    assert found[name]['judge'] == (name or 'its own FaceNet')
-    assert "4 people of split 'valid'" in capsys.readouterr().out
+    whose = str(vggface) if name else 'its own FaceNet'
+    assert found[name]['judge'] == (name or whose) and found[name]['vfs_classes'] == whose
+    out = capsys.readouterr().out
+    assert "4 people of split 'valid'" in out and f'vfs: classes of {whose}\n' in out
     people = comparison.read_columns(run / 'people.csv')
     for column, numbers in people.items():
       row, metric = column.split('/')
@@ -137,6 +147,66 @@ def test_a_judge_compares_and_everybodys_numbers_are_kept(tmp_path, capsys):
     assert {'generated_5s/recall_5', 'generated_1.25s/cosine'} <= people.keys()
   own, judged = (x['rows']['generated_5s']['l1'] for x in found.values())
   assert own != pytest.approx(judged, rel=0.1)
+
+
+def converted_vggface(folder):
+  """A narrow VGGFace2 ResNet-50 that knows 11 people, imported from a pickle of arrays."""
+  network = ResNet(stem=3, widths=(2, 3, 2, 3), classes=11)
+  variables = noisy_variables(network, np.zeros((1, 64, 64, 3), np.float32), train=False)
+  tensors = pytorch.to_torch('vggface2_resnet50', variables)
+  (folder / 'x.pkl').write_bytes(pickle.dumps(tensors, 2))
+  convert.import_network('vggface2_resnet50', folder / 'x.pkl', folder / 'vggface')
+  return folder / 'vggface'
+
+
+@pytest.mark.end_to_end
+def test_vggface_scores_what_was_drawn(tmp_path, monkeypatch):
+  monkeypatch.setattr(gallery, '_PARTS', 1)  # a part of one portrait has the score 1
+  root = corpus.write(tmp_path / 'people', valid=6, frames=60)
+  config = configs.get_test_config('64')
+  config.data.root = str(root)
+  system = systems.build(configuration.resolve(config), axis_name=None)
+  state = noisy_state(system)
+  source = records.RecordSource(str(root), 'valid')
+  folder = converted_vggface(tmp_path)
+  vggface, shown = gallery._read_vggface(str(folder)), []
+
+  def sharpened(logits):  # portraits that nobody has trained hardly differ
+    differences = logits - logits.mean(0)
+    return differences / differences.std()
+
+  def watched(pixels):
+    shown.append((np.asarray(pixels), np.asarray(vggface(pixels))))
+    return sharpened(shown[-1][1])
+
+  scored, people = gallery.search(system, state, source, vggface=watched, crops=1)
+  plain, _ = gallery.search(system, state, source, crops=1)
+  rows = ('ground_truth', 'generated_1.25s', 'generated_5s')
+  assert len(shown) == len(rows)  # one block each
+  variables, _ = converted.load(folder)
+  module = ResNet(stem=3, widths=(2, 3, 2, 3), classes=11)
+  for row, (pixels, logits) in zip(rows, shown, strict=True):
+    assert pixels.dtype == np.uint8 and pixels.shape[1:] == 2 * (system.face_size,) + (3,)
+    image = portrait.vggface_input(pixels)
+    expected = module.apply(jax.tree.map(jnp.asarray, variables), image, train=False)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    # The corpus has one portrait of each person.
+    probabilities = np.asarray(jax.nn.softmax(sharpened(logits)))[: len(people)]
+    shuffled = np.random.default_rng(0).permutation(probabilities)
+    score = likeness.class_score(shuffled, 1).mean
+    assert scored[row]['vfs'] == pytest.approx(score, rel=1e-5)
+    assert score > 1.01 and plain[row]['vfs'] != pytest.approx(score, rel=1e-3)
+    np.testing.assert_allclose(scored[row]['cosine'], plain[row]['cosine'], rtol=1e-5)
+
+
+def test_vggface_is_the_converted_resnet(trained_workdir, tmp_path):
+  with pytest.raises(errors.ConversionError, match='this is not a converted network'):
+    gallery._read_vggface(str(trained_workdir))
+  other = converted.Conversion('sf2f_facenet', 'x.pt', '0')
+  converted.save(tmp_path / 'net', {'params': {'x': np.zeros(2)}}, other)
+  with pytest.raises(errors.ConversionError, match='not vggface2_resnet50') as caught:
+    gallery._read_vggface(str(tmp_path / 'net'))
+  assert 'name a folder of vggface2_resnet50' in str(caught.value)
 
 
 def test_a_judge_is_a_facenet(trained_workdir):

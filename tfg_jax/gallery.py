@@ -1,6 +1,6 @@
 r"""Searches for people by the portraits that a trained SF2F draws of their voices.
 
-python -m tfg_jax.gallery --workdir=DIR [--split=test] [--data=DIR] [--judge=DIR]
+python -m tfg_jax.gallery --workdir=DIR [--split=test] [--data=DIR] [--judge=DIR] [--vggface=DIR]
 
 The protocol of the paper's tables: ten random crops of 1.25 s and of 5 s from each person's speech,
 each drawn and looked for among the portraits of a hundred people by FaceNet's embedding; means
@@ -8,8 +8,9 @@ over the crops. A system with a fuser draws 5 s with it and without. With fewer 
 people all are the gallery, which makes it easier; the row 'chance' says how much. The embedding is
 that of the run's own FaceNet, which it may have learnt from, or of a judge's.
 
-`vfs`, the paper's VGGFace score, is of the classes that the same FaceNet knows: how sure it is of
-each portrait, and how different the portraits are.
+`vfs`, the paper's VGGFace score, says how sure a network is of whom each portrait shows, and how
+different the portraits are. That network is VGGFace2's where its folder is given, as in the paper,
+else the FaceNet that compares; the output says which.
 
 The means are printed and written to WORKDIR/gallery.json, each person's numbers to people.csv.
 """
@@ -32,7 +33,7 @@ _PARTS = 5  # of the set, for the score
 _BATCH = 32
 
 
-def search(system, state, source, *, judge=None, crops: int = CROPS, seed: int = 0):
+def search(system, state, source, *, judge=None, vggface=None, crops: int = CROPS, seed: int = 0):
   """The numbers of one split.
 
   Args:
@@ -40,6 +41,7 @@ def search(system, state, source, *, judge=None, crops: int = CROPS, seed: int =
     source: `records.RecordSource`; all records of a person are used.
     judge: portraits (B, S, S, 3) in the network space -> `facenet.FaceFeatures`; None: the system's
       own FaceNet.
+    vggface: portraits (B, S, S, 3) uint8 -> (B, people) logits, for 'vfs'; None: the judge's.
     crops: random crops for each person and length; a person's number is the mean over them.
     seed: of the crops.
 
@@ -54,29 +56,35 @@ def search(system, state, source, *, judge=None, crops: int = CROPS, seed: int =
   import jax
   import jax.numpy as jnp
 
-  from tfg_jax.features import voice
+  from tfg_jax.features import portrait, voice
   from tfg_jax.metrics import likeness
 
   judge = judge or functools.partial(system.see_faces, state)
   names, people = _people(system, source)
 
+  def show(images):
+    seen = judge(images)
+    return seen.embedding, seen.logits, portrait.to_uint8(images)
+
   @jax.jit
-  def recognise(pixels):
-    seen = judge(system.real(pixels)[-1])
-    return seen.embedding, jax.nn.softmax(seen.logits)
+  def show_real(pixels):
+    return show(system.real(pixels)[-1])
+
+  @jax.jit
+  def show_drawn(windows, samples, mask):
+    """Of what is drawn from windows (B, N, S), or from single crops (B, S)."""
+    mel = voice.log_mel(windows, samples)
+    return show(system.draw(state, mel, mask=mask, key=jax.random.key(seed)))
+
+  def recognise(shown, *inputs):
+    embedding, logits, pixels = shown(*map(jnp.asarray, inputs))
+    return embedding, jax.nn.softmax(vggface(pixels) if vggface else logits)
 
   # The mean over a person's portraits is not normalised again, as officially.
   portraits = [files for files, _ in people]
-  every, classes = _batched(recognise)(np.concatenate(portraits))
+  every, classes = _batched(functools.partial(recognise, show_real))(np.concatenate(portraits))
   firsts = np.cumsum([0, *(len(files) for files in portraits)])[:-1]
   gallery = np.stack([rows.mean(0) for rows in np.split(every, firsts[1:])])
-
-  @jax.jit
-  def draw(windows, samples, mask):
-    """What portraits look like that are drawn from windows (B, N, S), or single crops (B, S)."""
-    drawn = system.draw(state, voice.log_mel(windows, samples), mask=mask, key=jax.random.key(seed))
-    seen = judge(drawn)
-    return seen.embedding, jax.nn.softmax(seen.logits)
 
   rows = {'ground_truth': _scores(every[firsts], classes[firsts], gallery, likeness, seed)}
   for seconds in SECONDS:
@@ -87,7 +95,7 @@ def search(system, state, source, *, judge=None, crops: int = CROPS, seed: int =
       for crop in range(crops):
         rng = np.random.default_rng([seed, crop, int(100 * seconds)])
         inputs, heard = _crops([waves for _, waves in people], seconds, fused, rng)
-        drawn = _batched(lambda *x: draw(*map(jnp.asarray, x)))(*inputs)
+        drawn = _batched(functools.partial(recognise, show_drawn))(*inputs)
         scores = _scores(*drawn, gallery, likeness, seed) | {'seconds': heard}
         for name, value in scores.items():
           found[name].append(value)
@@ -177,11 +185,11 @@ def means(rows) -> dict[str, dict[str, float]]:
   }
 
 
-def table(rows, people: int, split: str) -> str:
-  """Means by row and metric, recalls in percent."""
+def table(rows, people: int, split: str, classes: str) -> str:
+  """Means by row and metric, recalls in percent; `classes` is whose the score is of."""
   metrics = ['seconds', 'cosine', 'l1', *(name for name in rows['chance']), 'vfs']
   lines = [
-    f'{people} people of split {split!r}; recalls in percent:',
+    f'{people} people of split {split!r}; recalls in percent; vfs: classes of {classes}',
     f'{"":16}' + ''.join(f'{metric:>11}' for metric in metrics),
   ]
   for name, row in rows.items():
@@ -204,6 +212,7 @@ def define_flags(values=flags.FLAGS):
   text('split', None, "Split to search; default: the run's evaluation.split.")
   text('data', None, "Record set; default: the run's data.root.")
   text('judge', None, 'Whose FaceNet compares: a run of sf2f or a converted sf2f_facenet.')
+  text('vggface', None, "Whose classes vfs is of: a converted vggface2_resnet50; default: judge's.")
 
 
 def main(argv, values=flags.FLAGS):
@@ -221,12 +230,15 @@ def main(argv, values=flags.FLAGS):
   split = values.split or run.run.evaluation.split
   source = records.RecordSource(values.data or run.run.data.root, split)
   judge = _read_judge(values.judge) if values.judge else None
-  rows, names = search(run.system, run.state, source, judge=judge)
-  print(table(means(rows), len(names), split))
+  vggface = _read_vggface(values.vggface) if values.vggface else None
+  rows, names = search(run.system, run.state, source, judge=judge, vggface=vggface)
+  whose = values.judge or 'its own FaceNet'
+  print(table(means(rows), len(names), split, values.vggface or whose))
   content = {
     'split': split,
     'step': run.step,
-    'judge': values.judge or 'its own FaceNet',
+    'judge': whose,
+    'vfs_classes': values.vggface or whose,
     'people': len(names),
     'crops': CROPS,
     'rows': means(rows),
@@ -255,6 +267,25 @@ def _read_judge(folder):
       hint='name a run of sf2f, or a converted sf2f_facenet.',
     )
   return functools.partial(run.system.see_faces, run.state)
+
+
+def _read_vggface(folder):
+  """The `vggface` of `search` in a folder."""
+  import jax
+  import jax.numpy as jnp
+
+  from tfg_jax.features import portrait
+  from tfg_jax.networks.resnet import ResNet
+  from tfg_jax.pytorch import converted
+
+  variables, _ = converted.load(folder, 'vggface2_resnet50')
+  module = ResNet.plain(variables)
+
+  @jax.jit
+  def name(variables, pixels):
+    return module.apply(variables, portrait.vggface_input(pixels), train=False)
+
+  return functools.partial(name, jax.tree.map(jnp.asarray, variables))
 
 
 def _write_people(path, rows, names):

@@ -98,6 +98,24 @@ class ResNet(nn.Module):
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
+  @classmethod
+  def plain(cls, variables) -> 'ResNet':
+    """The network without gates that has variables of these shapes."""
+    params = variables['params']
+
+    def width(layer):
+      return layer['kernel'].shape[-1]
+
+    blocks = []
+    while f'block_{len(blocks) + 2}_1' in params:
+      blocks.append(sum(name.startswith(f'block_{len(blocks) + 2}_') for name in params))
+    return cls(
+      stem=width(params['conv1']),
+      widths=tuple(width(params[f'block_{i + 2}_1']['reduce']) for i in range(len(blocks))),
+      blocks=tuple(blocks),
+      classes=width(params['classifier']),
+    )
+
   @nn.compact
   def __call__(self, image, *, train: bool):
     """Returns (B, classes) logits, float32."""

@@ -136,7 +136,7 @@ def load(directory, network: str | None = None) -> tuple[dict[str, Any], Convers
     raise ConversionError(
       f'the folder holds {conversion.network} and not {network}',
       where=directory,
-      hint=f'use --network={conversion.network} or another folder',
+      hint=f'name a folder of {network}, or ask for {conversion.network}',
     )
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
