@@ -226,6 +226,11 @@ def _run(shards, directory, workers, beam_flags):
   """Runs the pipeline over the shards that are still to be made."""
   if not shards:
     return
+  if workers == 1 and not beam_flags:  # Beam would take an interruption for a failure of a clip
+    with _stops_readably(directory):
+      for shard in shards:
+        make_shard(shard)
+    return
   import apache_beam as beam
   from apache_beam.options.pipeline_options import PipelineOptions
   from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -246,22 +251,31 @@ def _run(shards, directory, workers, beam_flags):
       logging.getLogger('apache_beam').setLevel(logging.WARNING)
       if workers > 1:
         command = os.getpid(), stack.enter_context(_watched_workers(directory))
-    try:
-      with beam.Pipeline(runner, options=PipelineOptions(flags)) as pipeline:
-        _ = (
-          pipeline
-          | 'Shards' >> beam.Create(shards, reshuffle=True)
-          | 'Make' >> beam.ParDo(beam_worker.MakeShard(command))
-        )
-    except TfgError:
-      raise
-    except (RuntimeError, OSError, ValueError) as error:
-      lines = [line for line in str(error).splitlines() if line.strip()]
-      raise DataError(
-        f'the preparation stopped: {lines[-1].strip() if lines else type(error).__name__}',
-        where=directory,
-        hint='Once its cause is gone the same command goes on; --workers=1 shows more of it.',
-      ) from error
+    with (
+      _stops_readably(directory),
+      beam.Pipeline(runner, options=PipelineOptions(flags)) as pipeline,
+    ):
+      _ = (
+        pipeline
+        | 'Shards' >> beam.Create(shards, reshuffle=True)
+        | 'Make' >> beam.ParDo(beam_worker.MakeShard(command))
+      )
+
+
+@contextlib.contextmanager
+def _stops_readably(directory):
+  """Makes a DataError of what a runner or the disk stops with."""
+  try:
+    yield
+  except TfgError:
+    raise
+  except (RuntimeError, OSError, ValueError) as error:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    raise DataError(
+      f'the preparation stopped: {lines[-1].strip() if lines else type(error).__name__}',
+      where=directory,
+      hint='Once its cause is gone the same command goes on; --workers=1 shows more of it.',
+    ) from error
 
 
 @contextlib.contextmanager

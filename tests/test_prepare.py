@@ -250,6 +250,35 @@ def test_the_command_prints_what_became_of_the_clips(videos, tmp_path, capsys):
   assert capsys.readouterr().out.startswith('folder: 15 clips in = 12 records + 3 drops\n')
 
 
+def test_an_interruption_is_one_line_and_the_same_command_goes_on(
+  videos, tmp_path, monkeypatch, capsys
+):
+  arguments = [
+    '--corpus=folder', f'--input={videos}', f'--output={tmp_path}', '--licence=mine', '--crop=face',
+    '--size=32', '--workers=1',
+  ]  # fmt: skip
+  make, made = clip_maker.make_clip, []
+
+  def interrupted(raw, framing):
+    if len(made) == 4:
+      raise KeyboardInterrupt
+    made.append(raw.clip_id)
+    return make(raw, framing)
+
+  monkeypatch.setattr(clip_maker, 'make_clip', interrupted)
+  with pytest.raises(SystemExit) as stopped:
+    call(*arguments)
+  assert stopped.value.code == errors.EXIT_INTERRUPTED
+  said = capsys.readouterr()
+  assert 'Interrupted. The same command goes on' in said.err and 'Traceback' not in said.err
+  assert said.out == ''
+  monkeypatch.setattr(clip_maker, 'make_clip', make)
+  done = {path: path.stat().st_mtime_ns for path in tmp_path.glob('*.index')}
+  call(*arguments)
+  assert capsys.readouterr().out.startswith('folder: 15 clips in = 12 records + 3 drops\n')
+  assert done and all(path.stat().st_mtime_ns == before for path, before in done.items())
+
+
 def test_what_a_corpus_needs_is_described(capsys):
   call('--describe=lrs2')
   assert capsys.readouterr().out.startswith('LRS2 (Afouras et al., 2018)')
