@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from data_prep import puppet
 from data_prep.puppets.clip import Settings
 from tfg_jax import configuration, errors, main, systems
-from tfg_jax.claims import comparison, jobs, sf2f, talklip
+from tfg_jax.claims import comparison, davs, jobs, sf2f, talklip
 from tfg_jax.claims.comparison import Claim
 from tfg_jax.claims.jobs import Job
 
@@ -205,7 +205,8 @@ def config_of(monkeypatch):
 @pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file
 @pytest.mark.parametrize('form', ['quick', 'full'])
 @pytest.mark.parametrize(
-  ('study', 'count', 'of_next_seed'), [(talklip, 22, {'observer', 'syncnet'}), (sf2f, 7, {'judge'})]
+  ('study', 'count', 'of_next_seed'),
+  [(talklip, 22, {'observer', 'syncnet'}), (davs, 16, set()), (sf2f, 7, {'judge'})],
 )
 def test_every_job_has_a_config_that_builds(study, count, of_next_seed, form, tmp_path, config_of):
   todo = study.jobs(tmp_path, form, seed=3, variability=0.5)
@@ -222,7 +223,7 @@ def test_every_job_has_a_config_that_builds(study, count, of_next_seed, form, tm
       assert '--mode=evaluate' in job.arguments or {x.name for x in taken} <= set(job.needs)
 
 
-@pytest.mark.parametrize('study', [talklip, sf2f])
+@pytest.mark.parametrize('study', [talklip, davs, sf2f])
 @pytest.mark.parametrize('form', ['quick', 'full'])
 def test_the_corpus_is_one_that_can_be_made(study, form, tmp_path):
   corpus = study.jobs(tmp_path, form, seed=3, variability=0.5)[0]
@@ -303,6 +304,93 @@ def test_the_study_reads_judges_and_shows(tmp_path, toy_records):
   assert strip.shape == (2 * (4 * 16 + 14), 150 + 64, 3)
   column = strip[14:78:16, -1, 0]  # filmed, without lip loss, l+c, g+c
   np.testing.assert_array_equal(column, [60, 60, 120, 180])
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file
+@pytest.mark.parametrize('form', davs.FORMS)
+def test_supervisions_and_generators_of_davs_differ_in_what_they_are_named_for(
+  form, tmp_path, config_of
+):
+  todo = {job.name: job for job in davs.jobs(tmp_path, form, seed=0, variability=0)}
+  for names in (davs.EMBEDDINGS, davs.GENERATORS):
+    runs = {name: configuration.resolve(config_of(todo[name])) for name in names}
+    assert len({run.num_steps for run in runs.values()}) == 1
+    assert all(run.data == runs[name].data for run in runs.values() for name in names)
+    for name, run in runs.items():
+      built = systems.build(run, axis_name=None)
+      settings = built.settings
+      if names is davs.EMBEDDINGS:
+        assert built.last_stage == 1 and settings.word_steps == run.num_steps
+        assert settings.shared_classifier == (name in ('words', 'words_c+shared'))
+        assert ('domain_classifier' in built.networks) == (name in ('words', 'words_c+adv'))
+      else:
+        assert built.last_stage == 2 and settings.word_steps == settings.identity_steps == 0
+        assert ('sequence_discriminator' in built.networks) == (name != 'l1')
+        assert ('identity_word_classifier' in built.networks) == (name != 'tangled')
+        assert settings.sources['words'] == str(tmp_path / 'words')
+        assert {'words', 'identity'} <= set(todo[name].needs)
+
+
+def fake_comparisons(workdir, levels):
+  """Runs' tables of clips, numbers around `levels[name, column]` (0.5), and pictures."""
+  import cv2
+
+  rng = np.random.default_rng(0)
+  rows = ('from_audio', 'from_video', 'still')
+  columns = [f'{sense}/word_error' for sense in ('seen', 'heard', 'both')]
+  columns += [f'{way}/rank' for way in ('video_to_audio', 'audio_to_video', *rows)]
+  columns += [f'{row}/{metric}' for row in rows for metric in ('psnr', 'ssim')]
+  columns += ['person/word_read']
+  for number, name in enumerate((*davs.EMBEDDINGS, *davs.GENERATORS)):
+    folder = workdir / name
+    (folder / 'samples').mkdir(parents=True)
+    lines = [','.join(['clip_id', *columns])]
+    for clip in range(40):
+      found = []
+      for column in columns:
+        level = levels.get((name, column), 0.5)
+        if column.endswith('rank'):
+          found.append(1.0 if rng.random() < level else 30.0)
+        elif column.endswith(('psnr', 'ssim')):
+          found.append(level + 0.01 * rng.random())
+        else:
+          found.append(float(rng.random() < level))
+      lines.append(','.join(map(str, [f'clip_{clip}', *found])))
+    (folder / 'clips.csv').write_text('\n'.join(lines) + '\n')
+    (folder / 'config.json').write_text(json.dumps({'evaluation': {'samples': 2}}))
+    picture = np.full((2 * 3 * 16, 64, 3), 30 * number, np.uint8)
+    cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture)
+
+
+def test_the_study_of_davs_reads_judges_and_shows(tmp_path, toy_records):
+  levels = {
+    ('words_c', 'both/word_error'): 0.9,
+    ('words', 'both/word_error'): 0.0,
+    ('words', 'video_to_audio/rank'): 1.0,
+    ('tangled', 'person/word_read'): 0.9,
+    ('full', 'person/word_read'): 0.1,
+    ('full', 'from_audio/psnr'): 0.7,
+    ('full', 'from_audio/ssim'): 0.3,
+  }
+  fake_comparisons(tmp_path, levels)
+  (tmp_path / 'puppets').symlink_to(toy_records)
+  numbers = davs.read(tmp_path)
+  shown = davs.table(numbers).splitlines()
+  line = next(x for x in shown if x.startswith('| all three'))
+  assert '100.0% (95.2%) | 100.0% (64.2%) | 100.0% (84.7%) | 1 (1) |' in line
+  assert any(x.startswith('| the photo, unmoved | 0.5 (-) | 0.505 (-)') for x in shown)
+  answers = {
+    (v.claim.metric, v.claim.first, v.claim.second): v.answer
+    for v in (claim.judge(numbers) for claim in davs.CLAIMS)
+  }
+  assert answers['both', 'words_c', 'words_c+shared'] == 'holds'
+  assert answers['both', 'words_c+adv', 'words'] == 'holds'
+  assert answers['video_to_audio_1', 'words_c+adv', 'words'] == 'holds'
+  assert answers['word_read', 'tangled', 'full'] == 'holds'
+  assert answers['from_audio_psnr', 'l1', 'full'] == 'holds'
+  assert answers['from_audio_ssim', 'l1', 'full'] == 'does not hold'
+  strip = davs.strip(tmp_path)
+  assert strip.size == (150 + 64, 2 * (5 * 16 + 14))
 
 
 @pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file

@@ -335,7 +335,7 @@ def test_adaptation_brings_the_person_nearer(evaluated):
   assert distance(adapted) < distance(state)
 
 
-def test_split_numbers_find_the_other_sense_and_the_word(toy_records):
+def test_a_split_is_searched_for_the_other_sense_and_read_for_the_word(toy_records):
   _, system = build(toy_records)
   rng = np.random.default_rng(0)
   word = np.arange(60) % 3
@@ -349,13 +349,15 @@ def test_split_numbers_find_the_other_sense_and_the_word(toy_records):
     'from_video': rng.standard_normal((60, 8)).astype(np.float32),
     'still': np.ones((60, 8), np.float32),
   }
-  numbers = system.split_numbers(features)
-  assert numbers['video_to_audio/r@1'] == numbers['audio_to_video/r@1'] == 100
-  assert numbers['from_audio/median_rank'] == 1
-  assert numbers['from_video/median_rank'] > 10
-  assert numbers['person/word_leakage'] == 100
+  numbers, whole = system.compare(features)
+  assert whole['video_to_audio/r@1'] == whole['audio_to_video/r@1'] == 100
+  np.testing.assert_array_equal(numbers['from_audio/rank'], 1)
+  assert whole['from_video/median_rank'] > 10
+  assert np.mean(numbers['from_video/rank'] <= 10) * 100 == pytest.approx(whole['from_video/r@10'])
+  np.testing.assert_array_equal(numbers['person/word_read'], 1)
   features['person'] = gaussian(4, 60, 6)
-  assert system.split_numbers(features)['person/word_leakage'] < 70
+  numbers, _ = system.compare(features)
+  assert numbers['person/word_read'].mean() < 0.7
 
 
 def test_features_are_rows_of_every_clip(evaluated):
@@ -384,10 +386,16 @@ def test_ranks_do_not_depend_on_the_block():
     assert np.array_equal(nearest == np.arange(37), found == 0)
 
 
-def test_leakage_of_nothing_is_chance():
-  labels = np.arange(200) % 4
-  accuracy = probe.leakage(gaussian(0, 200, 5), labels, gaussian(1, 200, 5), labels)
-  assert 10 < accuracy < 42
+def test_the_probe_reads_what_is_there_and_guesses_at_nothing():
+  labels = np.random.default_rng(0).integers(0, 4, 200)
+  assert 0.1 < probe.read(gaussian(0, 200, 5), labels).mean() < 0.42
+  told = gaussian(1, 200, 5)
+  told[:150, :4] += 20 * np.eye(4)[labels[:150]]
+  right = probe.read(told, labels)
+  assert right[:150].mean() > 0.95 and right[150:].mean() < 0.6
+  # No row teaches what it is asked: a label of its own is never read.
+  own = np.arange(20)
+  np.testing.assert_array_equal(probe.read(20 * np.eye(20), own, folds=20), 0)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -480,6 +480,19 @@ def test_text_fits_the_frames(mode, frames, words):
       assert end - 1 < b * 25 <= end
 
 
+def test_the_target_is_in_the_middle_unless_its_carrier_does_not_fit_so():
+  middles = []
+  for number in range(12):
+    record = clip.make_clip(clip.Settings(seed=1, size=32, mode='words', frames=60), number)
+    times = record.extras['word_times'].reshape(-1, 2)
+    middle = times[record.text.split().index(record.word)].mean()
+    middles.append(middle)
+    # What is left of the clip on the side where the carrier is longer.
+    spare = min(times.min(), 2.4 - times.max()) - 0.16
+    assert abs(middle - 1.2) < 1e-6 or spare == pytest.approx(0, abs=1e-6)
+  assert np.median(np.abs(np.array(middles) - 1.2)) < 0.04
+
+
 def test_long_enough_frames_get_a_carrier():
   record = clip.make_clip(clip.Settings(seed=1, size=32, mode='words'), 0)
   assert len(record.text.split()) == 4

@@ -31,13 +31,15 @@ class Results:
   numbers: dict[str, np.ndarray]  # each (number of clips,)
   # What the clips weigh in the means of some numbers, e.g. their words; elsewhere all are equal.
   weights: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  whole: dict[str, float] = dataclasses.field(default_factory=dict)  # numbers of the split alone
 
   @property
   def means(self) -> dict[str, float]:
+    """Of every number over the clips, and the split's own."""
     return {
       name: float(np.average(values, weights=self.weights.get(name)))
       for name, values in self.numbers.items()
-    }
+    } | self.whole
 
   def and_(self, others: 'Results') -> 'Results':
     """With other numbers about the same clips.
@@ -48,7 +50,10 @@ class Results:
     if twice := sorted(self.numbers.keys() & others.numbers.keys()):
       raise ValueError(f'{twice[0]} is measured twice')
     return dataclasses.replace(
-      self, numbers=self.numbers | others.numbers, weights=self.weights | others.weights
+      self,
+      numbers=self.numbers | others.numbers,
+      weights=self.weights | others.weights,
+      whole=self.whole | others.whole,
     )
 
   def save(self, workdir: pathlib.Path):
@@ -126,6 +131,17 @@ class Evaluation:
     split = self._run.evaluation.split
     return Results(split, int(state.step), clip_ids, _joined(values), _joined(counts))
 
+  def compare(self, state: base.State) -> Results:
+    """What the same clips are among each other."""
+    features, clip_ids, collected = jax.jit(self._system.features), [], []
+    for batch in tqdm.tqdm(self._batches(), desc='comparing', unit='batch', disable=None):
+      real = batch['example_mask']
+      rows = jax.device_get(features(state, batch))
+      collected.append({name: values[real] for name, values in rows.items()})
+      clip_ids += [clip.clip_id for clip in self._clips(batch)]
+    numbers, whole = self._system.compare(_joined(collected))
+    return Results(self._run.evaluation.split, int(state.step), clip_ids, numbers, whole=whole)
+
   def show_samples(self, state: base.State, report: reporting.Reporter):
     """Writes pictures and videos of the split's first clips."""
     count = self._run.evaluation.samples
@@ -184,6 +200,8 @@ def evaluate_workdir(workdir: pathlib.Path, config) -> Results:
     judges = observers.load(run.evaluation.observers, teachers)
     results = results.and_(evaluation.observe(state, judges))
     reporting.say(observers.credits(run.evaluation.observers))
+  if hasattr(system, 'compare'):
+    results = results.and_(evaluation.compare(state))
   results.save(workdir)
   reporting.say(results.table())
   return results

@@ -109,6 +109,9 @@ def make_clip(settings, number):
   seconds = settings.frames / FPS
   spare = seconds - speech.seconds - 2 * _SILENCE
   start = _SILENCE + float(rng.uniform(0.1, 0.7)) * spare
+  if line.word:  # in the middle of the clip, as in LRW, or as near to it as the silence lets it be
+    middle = (seconds - sum(speech.words[line.position])) / 2
+    start = float(np.clip(middle, _SILENCE, max(_SILENCE, _SILENCE + spare)))
   phonemes = [(symbol, a + start, b + start) for symbol, a, b in speech.phonemes]
   words = [(a + start, b + start) for a, b in speech.words]
 

@@ -26,7 +26,7 @@ from absl import app, flags
 
 from tfg_jax import errors
 
-_PAPERS = ('talklip', 'sf2f')  # a module beside this one each
+_PAPERS = ('talklip', 'davs', 'sf2f')  # a module beside this one each
 # Of the quick form, on a CPU. With huge pages a lip reader's step takes two thirds of the time on
 # Linux; with less effort of LLVM a generator compiles in three quarters of it and runs as fast.
 _QUICK_ENVIRONMENT = {
@@ -105,7 +105,7 @@ def main(argv, values=flags.FLAGS):
 def _report(values, numbers, verdicts, finished, study):
   from tfg_jax.claims import comparison
 
-  subjects = len(next(iter(numbers['ground_truth'].values())))
+  subjects = max(len(values) for row in numbers.values() for values in row.values())
   minutes = sum(finished.seconds.values()) / 60
   versions = ', '.join(f'{x} {importlib.metadata.version(x)}' for x in ('jax', 'flax', 'optax'))
   answers = comparison.markdown(

@@ -47,7 +47,7 @@ def ranks(queries, gallery, *, block: int = 512):
 
 
 def recalls(found) -> dict[str, float]:
-  """Summary of (N,) ranks: R@1, R@5, R@10 and R@50 in percent, median and mean rank from 1 on."""
+  """Of (N,) ranks from 0 on: R@1, R@5, R@10, R@50 in percent, median and mean rank from 1 on."""
   found = np.asarray(found)
   numbers = {f'r@{k}': 100 * float(np.mean(found < k)) for k in RECALLS}
   numbers['median_rank'] = float(np.floor(np.median(found)) + 1)

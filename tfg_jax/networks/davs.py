@@ -21,7 +21,7 @@ from tfg_jax.networks.layers import BatchNorm, Conv, ConvTranspose, Dense
 _SLOPE = 0.2  # of every leaky ReLU
 # Kernel, strides and padding of the convolutions over a window of 20 x 12 cepstra.
 _MFCC_TRUNK = (((3, 3), (3, 2), (1, 2)), ((3, 3), 2, 1), ((3, 3), 1, 0), ((2, 2), 1, 0))
-_ALMOST_ZERO = normal(1e-4)  # the first words of a fresh word classifier are all alike
+_ALMOST_ZERO = 1e-4  # the first words of a fresh word classifier are all alike
 
 
 def leaky_relu(x):
@@ -425,13 +425,15 @@ class WordClassifier(nn.Module):
 
   words: int = 500
   hidden: int = 512
+  deviation: float = _ALMOST_ZERO  # of the first layer's weights
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, embeddings):  # (B, T, D) -> (B, words)
     flat = embeddings.reshape(len(embeddings), -1)
     shared = dict(bias_init=zeros, dtype=self.dtype)
-    hidden = Dense(self.hidden, kernel_init=_ALMOST_ZERO, name='fc_1', **shared)(flat)
+    init = normal(self.deviation)
+    hidden = Dense(self.hidden, kernel_init=init, name='fc_1', **shared)(flat)
     self.sow('intermediates', 'hidden', hidden)
     Dense(1, name='unused')(jnp.zeros((1, self.hidden)))
     logits = Dense(self.words, dtype=self.dtype, name='fc_2')(nn.relu(hidden))
@@ -469,7 +471,7 @@ class IdentityWordClassifier(nn.Module):
     self.sow('intermediates', 'per_frame', x)
     x = nn.Dropout(0.5)(x.reshape(len(maps), -1), deterministic=not train)
     logits = Dense(
-      self.words, kernel_init=_ALMOST_ZERO, bias_init=zeros, dtype=self.dtype, name='fc_2'
+      self.words, kernel_init=normal(_ALMOST_ZERO), bias_init=zeros, dtype=self.dtype, name='fc_2'
     )(x)
     return logits.astype(jnp.float32)
 

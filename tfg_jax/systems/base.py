@@ -190,6 +190,16 @@ class System(Protocol):
     """Whole clips (B, T, H, W, 3) uint8 RGB by row, 'ground_truth' among them, for the observers of
     --mode=evaluate; only systems that draw mouths have it."""
 
+  def features(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+    """(B, ...) arrays of which `compare` needs those of a whole split; both are for
+    --mode=evaluate, and only of systems that look for clips among others."""
+
+  def compare(
+    self, features: Mapping[str, np.ndarray]
+  ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """On the host, from what `features` gave of all clips: (clips,) numbers of each clip among the
+    others, and numbers that only the split has."""
+
   def generate(self, state: State, inputs: Batch) -> jax.Array:
     """Frames from media, for `tfg_jax.generate`."""
 

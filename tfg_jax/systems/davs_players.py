@@ -60,7 +60,7 @@ class Settings:
   mfcc_encoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   decoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   discriminator: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  classifier_width: int = 512  # of the word classifier
+  word_classifier: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   face_size: int = 256  # pixels
   mouth_box: tuple[int, ...] = (170, 234, 64, 192)  # top, bottom, left, right in the face
   jitter: int = 2  # pixels of the frame by which a clip's crops are shifted
@@ -171,7 +171,9 @@ def _module(name, settings: Settings, shared) -> nn.Module:
     return networks.PersonClassifier(settings.persons, dtype=dtype)
   if name == 'identity_word_classifier' and settings.identity_source == 'net1':
     return networks.IdentityWordClassifier(settings.words, dtype=dtype)
-  return networks.WordClassifier(settings.words, settings.classifier_width, dtype=dtype)
+  values, classes = settings.word_classifier, {'words': settings.words}
+  where = 'model.word_classifier'
+  return configuration.build_module(networks.WordClassifier, values, where, **classes, dtype=dtype)
 
 
 class Passes:

@@ -205,9 +205,8 @@ class Speaker:
     return numbers
 
   def features(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
-    """What `split_numbers` needs of every clip of a split: (B, D) arrays and (B,) labels."""
+    """What `compare` needs of every clip of a split: (B, D) arrays and (B,) labels."""
     inputs, features = self._inputs(batch), {}
-    features['word'] = inputs.word
     if 'word_classifier' in self.networks:
       features['seen'], features['heard'] = self._embeddings(state, inputs)
     if 'identity_encoder' in self.networks and self.settings.words:
@@ -217,32 +216,33 @@ class Speaker:
       drawn = self._drawn(state, inputs.portrait, inputs.seen, inputs.heard)
       drawn['still'] = jnp.broadcast_to(inputs.portrait[:, None], inputs.seen.shape)
       features |= {name: self._apply(state, 'lip_encoder', video) for name, video in drawn.items()}
-    return {
-      name: x.reshape(len(inputs.word), -1) if x.ndim > 1 or name == 'person' else x
-      for name, x in features.items()
-    }
+    rows = {name: x.reshape(len(inputs.word), -1) for name, x in features.items()}
+    return rows | {'word': inputs.word}
 
-  def split_numbers(self, features: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Numbers that only a whole split has, from `features` of all its clips.
+  def compare(
+    self, features: Mapping[str, np.ndarray]
+  ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Numbers of clips among all of a split, (clips,) each, and of the split as a whole.
 
-    'video_to_audio', 'audio_to_video': recall in percent and ranks of a clip's other sense.
-    'from_audio', 'from_video', 'still': the same of a drawn clip's original (paper, Table 4).
-    'person/word_leakage': accuracy in percent of a linear reader of the word from the identity
-    vectors of one half of the clips, taught with the other half.
+    'video_to_audio', 'audio_to_video': the rank from 1 on at which a clip's other sense is found,
+    recalls in percent. 'from_audio', 'from_video', 'still': the same of a drawn clip's original, by
+    E_w (paper, Table 4). 'person/word_read': 1 where a linear SVM reads the word from the
+    identity's vectors, which should not tell it.
     """
-    numbers = {}
+    numbers, whole = {}, {}
     pairs = {'video_to_audio': ('seen', 'heard'), 'audio_to_video': ('heard', 'seen')}
     pairs |= {name: (name, 'seen') for name in ('from_audio', 'from_video', 'still')}
     for name, (query, gallery) in pairs.items():
       if query in features and gallery in features:
         found, _ = retrieval.ranks(features[query], features[gallery])
-        numbers |= {f'{name}/{key}': x for key, x in retrieval.recalls(found).items()}
+        numbers[f'{name}/rank'] = np.asarray(found) + 1.0
+        summary = retrieval.recalls(found)
+        del summary['mean_rank']  # that of the ranks above
+        whole |= {f'{name}/{key}': x for key, x in summary.items()}
     if 'person' in features:
-      vectors, words = np.asarray(features['person']), np.asarray(features['word'])
-      numbers['person/word_leakage'] = probe.leakage(
-        vectors[::2], words[::2], vectors[1::2], words[1::2]
-      )
-    return numbers
+      folds = min(10, len(features['word']))
+      numbers['person/word_read'] = probe.read(features['person'], features['word'], folds=folds)
+    return numbers, whole
 
   def summary(self, results: dict[str, float]) -> str:
     """Says what the numbers of `eval_step` mean."""
