@@ -155,8 +155,7 @@ def read(workdir: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
     numbers[name] = {'word_read': found['person/word_read']}
     for row in ('from_audio', 'from_video'):
       numbers[name] |= _likeness(row, row, found)
-  # Whatever the paper may move, a still picture is a still picture: once from each sense.
-  numbers[_STILL] = {}
+  numbers[_STILL] = {}  # the same pictures in the columns of both senses
   for row in ('from_audio', 'from_video'):
     numbers[_STILL] |= _likeness(row, _STILL, found)
   return numbers
