@@ -469,4 +469,4 @@ def test_what_the_command_cannot_do(tmp_path):
     cwd=ROOT,
   )
   assert told.returncode == errors.EXIT_EXPECTED_FAILURE
-  assert 'should be one of <talklip|sf2f>' in told.stderr and 'Traceback' not in told.stderr
+  assert 'should be one of <talklip|davs|sf2f>' in told.stderr and 'Traceback' not in told.stderr
