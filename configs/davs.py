@@ -55,8 +55,8 @@ def get_config(variant='full'):
   """The published setting of one variant."""
   on_puppets, name = variant.startswith('puppets'), variant.removeprefix('puppets').lstrip('_')
   if not (name in _VARIANTS or variant == 'puppets'):
-    known = ', '.join(('puppets', *_VARIANTS))
-    raise ValueError(f'unknown variant {variant!r} of davs; known: {known}, puppets_VARIANT')
+    known = ', '.join((*_VARIANTS, 'puppets', 'puppets_VARIANT'))
+    raise ValueError(f'unknown variant {variant!r} of davs; known: {known}')
   model, weights = _VARIANTS[name or 'full']
   c = ml_collections.ConfigDict()
   c.system = 'davs'
