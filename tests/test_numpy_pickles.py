@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from hostile import Evil
 
 from tfg_jax import convert
 from tfg_jax.errors import ConversionError
@@ -168,14 +169,6 @@ def test_import_of_a_pickle(tmp_path):
 
 
 # --- Code -----------------------------------------------------------------------------------------
-
-
-class Evil:
-  def __init__(self, function, *args):
-    self.function, self.args = function, args
-
-  def __reduce__(self):
-    return self.function, self.args
 
 
 @PROTOCOLS

@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from hostile import Evil
 
 from tfg_jax.errors import ConversionError
 from tfg_jax.pytorch import files, pickles
@@ -266,14 +267,6 @@ def test_files_saved_without_checksums_read(tmp_path):
 
 
 # --- Code ---------------------------------------------------------------------------------------
-
-
-class Evil:
-  def __init__(self, function, *args):
-    self.function, self.args = function, args
-
-  def __reduce__(self):
-    return self.function, self.args
 
 
 @ZIP_AND_STREAM
