@@ -17,7 +17,6 @@ can and the other elsewhere. data_prep/audits/faults.py says what counts as a fa
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Sequence
 
@@ -38,15 +37,16 @@ class Audit:
   Attributes:
     info: of the record set.
     findings: of all clips, `data_prep.audits.faults.Finding`.
-    foreign: (M,) matches of lips with the sound of other clips, sorted; () without an expert.
-    threshold: the match that a clip must reach; NaN without an expert, or one that cannot tell.
+    foreign: (M, 2) matches of lips with the sound of other clips, see `listening`; (0, 2) without
+      an expert.
+    threshold: what a clip must reach; UNKNOWN without an expert, or with one that cannot tell.
     looks: pictures of every clip in which faces were sought.
   """
 
   info: object
   findings: Sequence
   foreign: np.ndarray
-  threshold: float
+  threshold: object
   looks: int
 
 
@@ -98,13 +98,13 @@ def audit(directory, *, sync: str = '', looks: int = 5, progress: bool = True) -
             sample.append(heard)
         clips.append(row)
         bar.update()
-  foreign, threshold = np.zeros(0), math.nan
+  foreign, threshold = np.zeros((0, 2)), listening.UNKNOWN
   if len(sample) > 1:
     foreign = listening.foreign_matches(listener, sample)
     threshold = listening.threshold(foreign)
-    own = [clip.match for clip in clips if faults.sync_is_known(clip)]
-    if np.mean(np.array(own) >= threshold) < _TRUSTED:
-      threshold = math.nan
+    own = [clip for clip in clips if faults.sync_is_known(clip)]
+    if np.mean([threshold.passed(clip.match, clip.offset) for clip in own]) < _TRUSTED:
+      threshold = listening.UNKNOWN
   return Audit(info, faults.judge(clips, threshold), foreign, threshold, looks)
 
 

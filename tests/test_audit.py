@@ -43,7 +43,7 @@ def row(**changes):
   return measures.Measures(**{**fine, **changes})
 
 
-def faults_of(threshold=math.nan, **changes):
+def faults_of(threshold=listening.UNKNOWN, **changes):
   (finding,) = faults.judge([row(**changes)], threshold)
   return finding.faults
 
@@ -217,13 +217,15 @@ def test_any_judge_of_sync_is_read(expert, expert_workdir):
     ({'faces_beside': 0.2}, ()),
     ({'match': 2.0, 'offset': 1.0}, ()),
     ({'match': 2.0, 'offset': -2.0}, ('shifted',)),
-    ({'match': 0.5, 'offset': -2.0}, ('other sound',)),
+    ({'match': 0.9, 'offset': 1.0}, ()),
+    ({'match': 0.9, 'offset': 2.0}, ('other sound',)),
+    ({'match': 0.7, 'offset': -1.0}, ('other sound',)),
     ({'match': 0.5, 'silence': 1.0}, ('silent',)),
     ({'match': 0.5, 'still': 2.0}, ('frozen',)),
   ],
 )
 def test_what_is_a_fault(changes, expected):
-  assert faults_of(1.0, **changes) == expected
+  assert faults_of(listening.Threshold(0.8, 1.0), **changes) == expected
 
 
 def test_without_a_threshold_nobody_is_accused_of_bad_sync():

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from data_prep.audits.listening import IN_PLACE, UNKNOWN, Threshold
 from data_prep.audits.measures import Measures
 
 # What each means; the report prints it.
@@ -16,7 +17,7 @@ FAULTS = {
   'silent': 'less than 5 % of the sound is above -50 dB',
   'frozen': 'one picture stands for a second or more, or for half of the clip',
   'two faces': 'another face stands beside the one of the boxes',
-  'shifted': 'lips and sound fit, but only when the sound is moved by 2 frames or more',
+  'shifted': f'lips and sound fit, but only with the sound moved by {IN_PLACE + 1} frames or more',
   'other sound': 'the sound fits the lips no better than that of other clips',
   'copy': 'the same pictures or the same sound as a clip of another split',
 }
@@ -27,7 +28,7 @@ REMARKS = {
   'sound ends early': 'more than 0.2 s before the pictures',
   'repeated pictures': 'a fifth of the pictures or more only repeat the one before',
 }
-_SOUND, _STILL, _STILL_SHARE, _OFFSET = 0.05, 1.0, 0.5, 2
+_SOUND, _STILL, _STILL_SHARE = 0.05, 1.0, 0.5
 _CLIPPED, _TREMBLES, _MISSING, _REPEATED = 0.001, 5.0, 0.2, 0.2
 # Of the pictures looked at: once may be a mistake of the detector.
 _BESIDE = 0.4
@@ -43,25 +44,25 @@ class Finding:
   remarks: tuple[str, ...]
 
 
-def judge(clips: Sequence[Measures], threshold: float = math.nan) -> list[Finding]:
+def judge(clips: Sequence[Measures], threshold: Threshold = UNKNOWN) -> list[Finding]:
   """Names the faults of every clip.
 
   Args:
     clips: all of the record set.
-    threshold: the match that sound and lips of one clip have to reach; NaN without a sync expert.
+    threshold: what sound and lips of one clip have to reach; UNKNOWN without a sync expert.
   """
   copies = copied(clips)
   return [Finding(clip, _faults(clip, threshold, copies), _remarks(clip)) for clip in clips]
 
 
 def _faults(clip, threshold, copies):
-  heard = sync_is_known(clip) and not math.isnan(threshold)
-  fits = clip.match >= threshold
+  heard = threshold and sync_is_known(clip)
+  fits = threshold.passed(clip.match, clip.offset)
   found = {
     'silent': is_silent(clip),
     'frozen': is_frozen(clip),
     'two faces': clip.faces_beside >= _BESIDE,
-    'shifted': heard and fits and abs(clip.offset) >= _OFFSET,
+    'shifted': heard and fits and abs(clip.offset) > IN_PLACE,
     'other sound': heard and not fits,
     'copy': (clip.split, clip.number) in copies,
   }

@@ -90,12 +90,13 @@ def _facts(found):
   yield from _texts_and_speakers(clips)
   if not any(not math.isnan(clip.match) for clip in clips):
     yield 'sync', HOW_TO_SYNC
-  elif math.isnan(found.threshold):
+  elif not found.threshold:
     yield 'sync', CANNOT_TELL
   else:
     yield (
       'sync',
-      (f'{listening.FOREIGN_SHARE:.0%} of foreign sounds match worse than {found.threshold:.2f}'),
+      f'{listening.FOREIGN_SHARE:.0%} of foreign sounds match worse than '
+      f'{found.threshold.anywhere:.2f}, and where they are than {found.threshold.in_place:.2f}',
     )
   if not found.looks:
     yield 'faces', 'not sought (--looks=0)'
@@ -227,8 +228,8 @@ def _charts(found, clips):
   for name, caption, limits in shapes:
     values = _known(clips, name)
     if len(values):
-      others = found.foreign if name == 'match' else np.zeros(0)
-      mark = found.threshold if name == 'match' else math.nan
+      others = found.foreign[:, 1] if name == 'match' else np.zeros(0)
+      mark = found.threshold.in_place if name == 'match' else math.nan
       yield _histogram(values, caption, limits, others, mark)
 
 
