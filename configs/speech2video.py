@@ -52,6 +52,7 @@ def get_config(variant='crema_d'):
   c.model = dict(
     experts=dict(
       identities=91,
+      traits=0,
       weights=dict(cpc='', identity_teacher='', emotion_teacher=''),
       cpc={},  # empty: the official size, as for the next ones
       identity_teacher={},
@@ -94,7 +95,13 @@ def get_config(variant='crema_d'):
     ),
   )
   c.checkpoint = dict(every=2000, keep=2, keep_best=1)
-  c.evaluation = dict(every=2000, split='valid', max_clips=0, samples=4)
+  c.evaluation = dict(
+    every=2000,
+    split='valid',
+    max_clips=0,
+    samples=4,
+    observers=dict(sync='', reader='', speller='', words='', beam=50),
+  )
   if corpus == 'voxceleb2':
     c.data.update(max_frames=100, fps=25.0, workers=16)
     c.model.experts.identities = 0
@@ -163,6 +170,7 @@ def _make_small(c):
   )
   c.model.experts.update(
     identities=12,
+    traits=2,  # a deep voice, old age
     cpc=dict(features=48, context=96),
     identity_teacher=dict(
       widths=(8, 16, 24, 32, 32), depths=(1, 1, 1, 1, 1), hidden=256, dropout=0.2

@@ -40,6 +40,7 @@ def clip(number: int, frames: int = FRAMES) -> clip_codec.Clip:
     extras={
       'identity': np.array([number % 4]),
       'word_label': np.array([number % 3]),
+      'traits': np.array([number % 4 / 3, number % 2]),
       'portrait': clip_codec.encode_jpegs(pictures[:1]),
     },
   )

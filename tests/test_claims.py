@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from data_prep import puppet
 from data_prep.puppets.clip import Settings
 from tfg_jax import configuration, errors, main, systems
-from tfg_jax.claims import comparison, davs, jobs, sf2f, talklip
+from tfg_jax.claims import comparison, davs, jobs, sf2f, speech2video, talklip
 from tfg_jax.claims.comparison import Claim
 from tfg_jax.claims.jobs import Job
 
@@ -206,7 +206,12 @@ def config_of(monkeypatch):
 @pytest.mark.parametrize('form', ['quick', 'full'])
 @pytest.mark.parametrize(
   ('study', 'count', 'of_next_seed'),
-  [(talklip, 22, {'observer', 'syncnet'}), (davs, 16, set()), (sf2f, 7, {'judge'})],
+  [
+    (talklip, 22, {'observer', 'syncnet'}),
+    (davs, 17, set()),
+    (sf2f, 7, {'judge'}),
+    (speech2video, 9, {'syncnet'}),
+  ],
 )
 def test_every_job_has_a_config_that_builds(study, count, of_next_seed, form, tmp_path, config_of):
   todo = study.jobs(tmp_path, form, seed=3, variability=0.5)
@@ -223,7 +228,7 @@ def test_every_job_has_a_config_that_builds(study, count, of_next_seed, form, tm
       assert '--mode=evaluate' in job.arguments or {x.name for x in taken} <= set(job.needs)
 
 
-@pytest.mark.parametrize('study', [talklip, davs, sf2f])
+@pytest.mark.parametrize('study', [talklip, davs, sf2f, speech2video])
 @pytest.mark.parametrize('form', ['quick', 'full'])
 def test_the_corpus_is_one_that_can_be_made(study, form, tmp_path):
   corpus = study.jobs(tmp_path, form, seed=3, variability=0.5)[0]
@@ -327,8 +332,7 @@ def test_supervisions_and_generators_of_davs_differ_in_what_they_are_named_for(
         assert built.last_stage == 2 and settings.word_steps == settings.identity_steps == 0
         assert ('sequence_discriminator' in built.networks) == (name != 'l1')
         assert ('identity_word_classifier' in built.networks) == (name != 'tangled')
-        assert settings.sources['words'] == str(tmp_path / 'words')
-        assert {'words', 'identity'} <= set(todo[name].needs)
+        assert settings.sources['base'] == str(tmp_path / 'base') and 'base' in todo[name].needs
 
 
 def fake_comparisons(workdir, levels):
@@ -461,6 +465,82 @@ def test_the_study_of_portraits_reads_judges_and_shows(tmp_path):
   np.testing.assert_array_equal(strip[4::8, -1, 0], [0, 50, 50, 100])
 
 
+@pytest.mark.filterwarnings('ignore:the load_module')  # how ml_collections reads a file
+@pytest.mark.parametrize('form', speech2video.FORMS)
+def test_heads_are_drawn_in_equal_budgets(form, tmp_path, config_of):
+  todo = {job.name: job for job in speech2video.jobs(tmp_path, form, seed=0, variability=0)}
+  runs = {
+    name: configuration.resolve(config_of(todo[name]))
+    for name in ('speech2video', 'sdfa', 's2f_sdfa')
+  }
+  prepared = {
+    'speech2video': ('expert_steps', 'distillation_steps'),
+    'sdfa': ('expert_steps',),
+    's2f_sdfa': ('expert_steps', 'voice_steps'),
+  }
+  drawing = {
+    run.num_steps - sum(run.model[name] for name in prepared[system])
+    for system, run in runs.items()
+  }
+  assert len(drawing) == 1 and drawing.pop() > 0
+  assert all(run.data == runs['sdfa'].data for run in runs.values())
+  cast = dict(x.removeprefix('--').split('=') for x in todo['puppets'].arguments[1:])
+  seen = int(cast['identities']) - int(cast['unseen_identities'])
+  assert all(run.model['experts']['identities'] == seen for run in runs.values())
+  assert all(run.model['experts']['traits'] == 2 for run in runs.values())
+
+
+def fake_heads(workdir, levels):
+  """Tables of 41 clips with the mean `levels[row, metric]`, else 0.5; and pictures."""
+  import cv2
+
+  rng = np.random.default_rng(0)
+  for number, job in enumerate(('speech2video', 'sdfa', 's2f_sdfa', 'unseen')):
+    rows = [(row, name) for row, (of, name, *_) in speech2video._ROWS.items() if of == job]
+    columns = {
+      f'{name}/{metric}': levels.get((row, metric), 0.5) + 0.01 * rng.standard_normal(41)
+      for row, name in rows
+      for metric in speech2video.METRICS
+      if (row, metric) != ('average_face', 'lse_c')
+    }
+    folder = workdir / job
+    (folder / 'samples').mkdir(parents=True)
+    lines = [[f'clip{i}', *(f'{x[i]}' for x in columns.values())] for i in range(41)]
+    text = [','.join(line) for line in [['clip_id', *columns], *lines]]
+    (folder / 'clips.csv').write_text('\n'.join(text) + '\n')
+    (folder / 'config.json').write_text(json.dumps({'evaluation': {'samples': 3}}))
+    picture = np.repeat([10, 50 * (number + 1)] * 3, 16)[:, None, None] + np.zeros((1, 64, 3))
+    cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture.astype(np.uint8))
+
+
+def test_the_study_of_heads_reads_judges_and_shows(tmp_path, toy_records):
+  levels = {
+    ('sdfa', 'ssim'): 0.7,
+    ('speech2video', 'right_person'): 1.1,
+    ('speech2video', 'right_emotion'): 0.3,
+    ('unseen', 'right_traits'): 0.8,
+    ('s2f_sdfa', 'lse_c'): 0.4,
+  }
+  fake_heads(tmp_path, levels)
+  (tmp_path / 'puppets').symlink_to(toy_records)
+  numbers = speech2video.read(tmp_path)
+  shown = speech2video.table(numbers).splitlines()
+  assert any(x.startswith('| SDFA, sees the face | 0.') and '(0.705) |' in x for x in shown)
+  assert 'lse_c' not in numbers['average_face']
+  answers = {
+    (v.claim.metric, v.claim.first, v.claim.second): v.answer
+    for v in (claim.judge(numbers) for claim in speech2video.CLAIMS)
+  }
+  assert answers['ssim', 'speech2video', 'sdfa'] == 'holds'
+  assert answers['lse_c', 's2f_sdfa', 'speech2video'] == 'holds'
+  assert answers['right_person', 'average_face', 'speech2video'] == 'holds'
+  assert answers['right_emotion', 'average_face', 'speech2video'] == 'does not hold'
+  assert answers['right_traits', 'unseen_average', 'unseen'] == 'holds'
+  strip = np.asarray(speech2video.strip(tmp_path, clips=2))
+  assert strip.shape == (2 * (4 * 16 + 14), 150 + 64, 3)
+  np.testing.assert_array_equal(strip[14:78:16, -1, 0], [10, 50, 100, 150])
+
+
 def test_what_the_command_cannot_do(tmp_path):
   told = subprocess.run(
     [sys.executable, '-m', 'tfg_jax.claims', '--paper=wav2lip', f'--workdir={tmp_path}'],
@@ -469,4 +549,7 @@ def test_what_the_command_cannot_do(tmp_path):
     cwd=ROOT,
   )
   assert told.returncode == errors.EXIT_EXPECTED_FAILURE
-  assert 'should be one of <talklip|davs|sf2f>' in told.stderr and 'Traceback' not in told.stderr
+  assert (
+    'should be one of <talklip|davs|sf2f|speech2video>' in told.stderr
+    and 'Traceback' not in told.stderr
+  )

@@ -198,7 +198,7 @@ def test_texts_that_the_conformer_cannot_take():
 
 
 def test_word_accuracy_of_a_reader_asks_for_the_whole_text(reader_workdir):
-  judge = observers.load(configuration.Observers(words=str(reader_workdir)), ())['words']
+  judge = observers.load(configuration.Observers(words=str(reader_workdir)), (), fps=25.0)['words']
   words = judge.reader.vocabulary
   said = np.stack([words.encode(x, 30) for x in ('about', 'abou', 'able')])
   values, weights = judge.numbers({'tokens': said}, clips_of('ABOUT', 'about', 'able'))[
@@ -265,12 +265,17 @@ def test_clips_that_the_word_classifier_cannot_take(clips, message):
 def test_a_teacher_is_no_observer(reader_workdir):
   settings = configuration.Observers(reader=str(reader_workdir))
   with pytest.raises(errors.ConfigError, match='observers.reader is what the run has learnt from'):
-    observers.load(settings, [reader_workdir / '..' / reader_workdir.name])
+    observers.load(settings, [reader_workdir / '..' / reader_workdir.name], fps=25.0)
+
+
+def test_observers_know_one_frame_rate():
+  with pytest.raises(errors.ConfigError, match='sees 25 frames per second, and data.fps is 30'):
+    observers.load(configuration.Observers(sync='folder'), (), fps=30.0)
 
 
 def test_a_reader_is_no_judge_of_sync(reader_workdir):
   with pytest.raises(errors.CheckpointError, match='no syncnet judge of sync'):
-    observers.load(configuration.Observers(sync=str(reader_workdir)), ())
+    observers.load(configuration.Observers(sync=str(reader_workdir)), (), fps=25.0)
 
 
 def test_wer2_needs_characters(reader_workdir, monkeypatch):
@@ -300,7 +305,7 @@ def test_evaluate_puts_every_row_before_every_observer(
   config = twin('no_lip')
   config.evaluation.observers = dict(judges, beam=2)
   config.data.batch_size = 2  # of 3 clips: the last batch is filled up
-  results = evaluate.evaluate_workdir(tmp_path, config)
+  results = evaluate.evaluate_workdir(tmp_path, config, tmp_path / 'found')
   who = ('ground_truth', 'identity_mouth', 'generated')
   metrics = ('psnr', 'psnr_official', 'ssim', 'lse_c', 'lse_d', 'offset', 'wer1', 'wer2')
   for row in who:
@@ -315,9 +320,9 @@ def test_evaluate_puts_every_row_before_every_observer(
   lines = said[said.index('3 clips of split') :].splitlines()
   assert lines[1].split()[:3] == ['l1', 'mouth_l1', 'psnr'] and lines[2].startswith('ground truth')
   assert f'a run of this project, {sync_workdir}: not comparable with papers' in said
-  saved = json.loads((tmp_path / 'results.json').read_text())
+  saved = json.loads((tmp_path / 'found' / 'results.json').read_text())
   assert saved['means'] == pytest.approx(results.means)
-  with (tmp_path / 'clips.csv').open() as file:
+  with (tmp_path / 'found' / 'clips.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert [row['clip_id'] for row in rows] == ['clip0008', 'clip0009', 'clip0010']
   assert float(rows[1]['generated/wer1']) == results.numbers['generated/wer1'][1]

@@ -83,6 +83,9 @@ def test_sdfa_is_evaluated_with_the_picture_of_somebody_else_too(toy_records):
   assert np.any(numbers['sdfa/l1'] != numbers['sdfa_mismatch/l1'])
   means = {name: float(x.mean()) for name, x in numbers.items()}
   assert 'shown another person' in system.summary(means)
+  shown = jax.jit(system.videos)(state, batch)
+  assert set(shown) == rows and shown['sdfa'].shape == batch['frames'].shape
+  assert np.any(shown['sdfa'] != shown['sdfa_mismatch'])
 
 
 def test_another_person_is_the_next_one_who_is_not_the_same():

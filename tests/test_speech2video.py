@@ -25,7 +25,7 @@ from tfg_jax.data import clip_codec, pipeline, records
 from tfg_jax.features import speech
 from tfg_jax.networks.cpc import CPC
 from tfg_jax.pytorch import converted
-from tfg_jax.systems import speech2video
+from tfg_jax.systems import drawn_faces, speech2video
 
 pytestmark = pytest.mark.end_to_end  # compiles whole systems
 
@@ -50,7 +50,7 @@ def config(toy_records):
 @pytest.fixture(scope='module')
 def run(config):
   """The twin after a step of every stage: {stage: (state before, state after, metrics)}."""
-  resolved, system = build(config())
+  resolved, system = build(config(**{'model.experts.traits': 2}))
   batch = first_batch(resolved, system.sample, seed=0)
   state, steps = noisy_state(system), {}
   for stage in range(3):
@@ -180,11 +180,47 @@ def test_evaluation_numbers(run, evaluated):
     numbers['average_face/l1'], error.reshape(2, -1).mean(1), rtol=1e-4, atol=1e-6
   )
   assert all(set(np.unique(numbers[f'{row}/right_person'])) <= {0, 1} for row in ('speech',))
+  assert set(np.unique(numbers['generated/right_traits'])) <= {0, 0.5, 1}  # of two
 
   means = {name: float(x.mean()) for name, x in numbers.items()}
   text = system.summary(means | {'generated/right_person': 0.5, 'ground_truth/right_person': 1.0})
   assert 'knows 50% of the speakers' in text and 'guessing gives 12% of the speakers' in text
   assert 'No weights were given for cpc, identity teacher, emotion teacher' in text
+
+
+def test_traits_and_people_are_told_by_the_mean_over_a_clip():
+  said = {
+    'identity': np.array([[3.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 2.0]]),  # two frames each
+    'traits': np.array([[5.0, -1.0], [-1.0, -1.0], [1.0, -1.0], [1.0, 3.0]]),
+  }
+  batch = {'identity': np.array([0, 7]), 'traits': np.array([[True, True], [True, False]])}
+  numbers = drawn_faces.recognised('drawn', batch, said)
+  np.testing.assert_array_equal(numbers['drawn/right_person'], [1, 0])  # 7 is a stranger
+  np.testing.assert_array_equal(numbers['drawn/right_traits'], [0.5, 0.5])
+
+
+def test_the_observer_learns_the_traits_too(run):
+  metrics = run[2][0][2]
+  assert metrics['observer/total'] == pytest.approx(
+    metrics['observer/identity_total']
+    + metrics['observer/emotion_total']
+    + metrics['observer/traits_loss'],
+    rel=1e-5,
+  )
+
+
+def test_observers_see_the_drawn_faces_in_their_boxes(run):
+  system, batch, steps = run
+  state, index = steps[2][1], np.broadcast_to(np.arange(16), (2, 16))
+  shown = jax.jit(system.videos)(state, batch)
+  np.testing.assert_array_equal(shown['ground_truth'], batch['frames'])
+  cut = jax.jit(system.experts.faces, static_argnums=2)
+  drawn = cut(batch | {'frames': shown['generated']}, index, system.face_size)
+  expected = jax.jit(system.samples)(state, batch)['videos'][:, :, :, system.face_size :]
+  # Scaled up to the box and down again.
+  assert np.abs(np.asarray(drawn) - expected).mean() < 4
+  outside = shown['generated'][0, 0, :, 0], batch['frames'][0, 0, :, 0]
+  np.testing.assert_array_equal(*outside)
 
 
 def test_generate_draws_what_evaluation_sees_from_what_has_been_heard(run):
@@ -289,6 +325,7 @@ def test_every_stage_of_a_published_config_can_be_traced(config, variant):
     'drawn_frames': ints(c.model.frames),
     'shifted_index': ints(c.model.frames),
     **({'identity': ints(), 'emotion': ints()} if experts.observer else {}),
+    **({'traits': ints(settings.traits)} if settings.traits else {}),
   }
   learned = {'cpc'} if variant == 'voxceleb2' else EXPERTS
   for stage, players in enumerate((learned, STUDENTS, COMPOSERS)):
@@ -345,12 +382,22 @@ def test_weights_of_nothing_known(config):
     ({'extras': {}}, 'the clip does not say who speaks'),
     ({'extras': {'identity': np.array([8])}}, 'identity 8 is not below 8'),
     ({'emotion': 'hungry'}, "the emotion 'hungry' is not one of neutral"),
+    ({'extras': {'identity': np.array([0])}}, "the clip has 0 numbers as extra 'traits'"),
   ],
 )
 def test_labels_that_cannot_be(run, toy_records, changes, message):
   clip = clip_codec.decode(records.RecordSource(toy_records, 'train')[0])
   with pytest.raises(errors.DataError, match=message):
     run[0].sample(dataclasses.replace(clip, **changes), np.random.default_rng(0))
+
+
+def test_strangers_are_evaluated_and_not_trained_on(run, toy_records):
+  clip = clip_codec.decode(records.RecordSource(toy_records, 'train')[0])
+  stranger = dataclasses.replace(clip, extras=clip.extras | {'identity': np.array([8])})
+  sample = run[0].sample_evaluation(stranger, np.random.default_rng(0))
+  assert sample['identity'] == 8
+  with pytest.raises(errors.DataError, match='identity 8 is not below 8'):
+    run[0].sample(stranger, np.random.default_rng(0))
 
 
 def test_an_unknown_variant_is_named():

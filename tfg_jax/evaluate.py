@@ -1,7 +1,7 @@
 """Metrics of a checkpoint on a record set, always beside the ground truth and plain baselines.
 
-workdir/results.json   means of every row of the table
-workdir/clips.csv      the same numbers for each clip
+results.json   means of every row of the table
+clips.csv      the same numbers for each clip
 """
 
 import csv
@@ -182,8 +182,10 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def evaluate_workdir(workdir: pathlib.Path, config) -> Results:
-  """Evaluates the best checkpoint of a run, prints the table and writes it down.
+def evaluate_workdir(workdir: pathlib.Path, config, output: pathlib.Path | None = None) -> Results:
+  """Evaluates the best checkpoint of a run, prints the table and writes it to `output`.
+
+  That is a folder; by default the workdir.
 
   Raises:
     CheckpointError, DataError, ConfigError: where run, records and config do not fit.
@@ -195,13 +197,17 @@ def evaluate_workdir(workdir: pathlib.Path, config) -> Results:
   state = jax.device_put(state, place.whole)
   evaluation = Evaluation(run, system, place)
   results = evaluation.run(state)
-  if system.draws == 'mouth':
-    teachers = system.sources.values()
-    judges = observers.load(run.evaluation.observers, teachers)
-    results = results.and_(evaluation.observe(state, judges))
+  if hasattr(system, 'videos'):
+    judges = observers.load(run.evaluation.observers, system.sources.values(), fps=run.data.fps)
+    if system.draws == 'mouth':  # whole faces are measured at their own size, by the system
+      judges['likeness'] = observers.Likeness()
+    if judges:
+      results = results.and_(evaluation.observe(state, judges))
     reporting.say(observers.credits(run.evaluation.observers))
   if hasattr(system, 'compare'):
     results = results.and_(evaluation.compare(state))
-  results.save(workdir)
+  output = output or workdir
+  output.mkdir(parents=True, exist_ok=True)
+  results.save(output)
   reporting.say(results.table())
   return results

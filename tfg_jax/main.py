@@ -36,6 +36,12 @@ def define_flags(values=flags.FLAGS):
     flag_values=values,
   )
   flags.DEFINE_string(
+    'results',
+    None,
+    'Of --mode=evaluate: folder for results.json and clips.csv; default the workdir.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
     'topology',
     None,
     "Of --mode=plan: a TPU slice, e.g. v5e:4x4, which need not exist; or 'local', these devices.",
@@ -84,7 +90,8 @@ def main(argv, values=flags.FLAGS):
     config = was if values.config is None else values.config
     with config.unlocked():
       config.data.root = config.data.root or was.data.root  # it may have made its own puppets
-    evaluate.evaluate_workdir(workdir, config)
+    output = pathlib.Path(values.results).absolute() if values.results else workdir
+    evaluate.evaluate_workdir(workdir, config, output)
     return
   config = values.config
   with config.unlocked():

@@ -289,27 +289,38 @@ def _teacher_forced(pairs, *, space: int, eos: int) -> Numbers:
   return {'wer2': (np.array(rates), np.ones(len(rates)))}
 
 
-def load(settings: configuration.Observers, teachers: Iterable[str]) -> dict[str, Observer]:
-  """The observers that a config names, and `Likeness`.
+def load(
+  settings: configuration.Observers, teachers: Iterable[str], *, fps: float
+) -> dict[str, Observer]:
+  """The observers that a config names.
 
   Args:
     settings: `evaluation.observers`.
     teachers: folders of the networks that the judged system learnt from.
+    fps: of the videos.
 
   Raises:
-    ConfigError: if an observer is one of the teachers, which would judge its own pupil.
+    ConfigError: if an observer is one of the teachers, which would judge its own pupil, or if the
+      videos are not as fast as those that observers know.
     CheckpointError, ConversionError: if a folder holds no such network.
   """
   teachers = {str(pathlib.Path(folder).resolve()) for folder in teachers}
   for name in ('sync', 'reader', 'speller', 'words'):
     folder = getattr(settings, name)
+    if folder and fps != sync_metrics.FPS:
+      raise errors.ConfigError(
+        f'evaluation.observers.{name} sees {sync_metrics.FPS} frames per second, and data.fps is '
+        f'{fps:g}.',
+        where='config',
+        hint='prepare the records with --fps=25, or leave this observer out.',
+      )
     if folder and str(pathlib.Path(folder).resolve()) in teachers:
       raise errors.ConfigError(
         f'evaluation.observers.{name} is what the run has learnt from.',
         where=folder,
         hint='an observer has to be another network: train one with another --config.seed.',
       )
-  found: dict[str, Observer] = {'likeness': Likeness()}
+  found: dict[str, Observer] = {}
   if settings.sync:
     found['sync'] = Sync.load(settings.sync)
   if settings.reader:

@@ -26,7 +26,7 @@ from absl import app, flags
 
 from tfg_jax import errors
 
-_PAPERS = ('talklip', 'davs', 'sf2f')  # a module beside this one each
+_PAPERS = ('talklip', 'davs', 'sf2f', 'speech2video')  # a module beside this one each
 # Of the quick form, on a CPU. With huge pages a lip reader's step takes two thirds of the time on
 # Linux; with less effort of LLVM a generator compiles in three quarters of it and runs as fast.
 _QUICK_ENVIRONMENT = {

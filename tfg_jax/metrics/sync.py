@@ -18,7 +18,8 @@ FRAME_SIZE = 224
 WINDOW_FRAMES = 5
 WINDOW_COLUMNS = 20  # MFCC columns, 10 ms each
 COLUMNS_PER_FRAME = 4
-SAMPLES_PER_FRAME = 640  # 16 kHz, 25 frames per second
+FPS = 25
+SAMPLES_PER_FRAME = 16_000 // FPS
 MAX_SHIFT = 15  # windows
 _PENALTY = 1e-6  # added to every difference, as `torch.nn.functional.pairwise_distance` does
 

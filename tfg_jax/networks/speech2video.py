@@ -171,17 +171,19 @@ class SyncDiscriminator(nn.Module):
 
 
 class Observer(nn.Module):
-  """Says who a face is and how it feels: for evaluation only, apart from both teachers."""
+  """Says who a face is, how it feels, and which of some traits it has: for evaluation only."""
 
   identities: int
   emotions: int
+  traits: int = 0
   widths: Sequence[int] = (32, 64, 128, 128)
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image, *, train: bool):
-    """Takes (N, S, S, 3) in [-1, 1]; returns logits (N, identities), (N, emotions), float32."""
+    """Takes (N, S, S, 3) in [-1, 1]; returns float32 logits by what they are about: 'identity' and
+    'emotion', of classes, and where there are any 'traits', of a yes each."""
     x = image.astype(self.dtype)
     for i, width in enumerate(self.widths):
       x = layers.ConvBlock(
@@ -192,7 +194,9 @@ class Observer(nn.Module):
         name=f'conv_{i}',
       )(x, train=train)
     x = x.reshape(len(x), -1)  # where a feature is tells brows from mouths
-    return tuple(
-      layers.Dense(number, dtype=self.dtype, name=name)(x).astype(jnp.float32)
-      for name, number in (('identity', self.identities), ('emotion', self.emotions))
-    )
+    heads = {'identity': self.identities, 'emotion': self.emotions, 'traits': self.traits}
+    return {
+      name: layers.Dense(number, dtype=self.dtype, name=name)(x).astype(jnp.float32)
+      for name, number in heads.items()
+      if number
+    }

@@ -59,7 +59,7 @@ class DAVS(Speaker):
       settings = {'train': False} if davs_players.has_modes(module) else {}
       variables = module.init(net_key, *arguments, **settings)
       nets[name] = base.Net.create(
-        variables['params'], variables.get('batch_stats', {}), self._optimizer
+        variables['params'], variables.get('batch_stats', {}), self._optimizer(name)
       )
     return base.State.create(key, nets, stage=davs_players.stage_at(0, self.settings))
 
@@ -127,7 +127,7 @@ class DAVS(Speaker):
       for name in shared:
         net = state.nets[name]
         taken = held.replace({'params': net.params, 'batch_stats': net.stats}, name)
-        fresh = base.Net.create(taken['params'], taken['batch_stats'], self._optimizer)
+        fresh = base.Net.create(taken['params'], taken['batch_stats'], self._optimizer(name))
         state = state.replace(nets=state.nets | {name: fresh})
     return state
 
@@ -242,7 +242,7 @@ class DAVS(Speaker):
     grads, metrics = base.mean_over_devices((grads, metrics), self.axis_name)
     nets = {name: net.replace(stats=stats.get(name, net.stats)) for name, net in state.nets.items()}
     for name, gradient in grads.items():
-      nets[name] = nets[name].update(gradient, self._optimizer)
+      nets[name] = nets[name].update(gradient, self._optimizer(name))
       metrics[f'{name}/grad_norm'] = base.global_norm(gradient)
     return state.replace(nets=nets), metrics
 

@@ -78,6 +78,7 @@ class Settings:
   adversarial: str = 'cross_entropy'
   softening: float = 0.1  # labels of D are off by up to this much
   weights: Weights = Weights()
+  optimizer: str = 'adam'  # or 'muon', of E_p and G; all others have Adam
   learning_rate: float = 2e-4
   b1: float = 0.9
   b2: float = 0.999
@@ -134,6 +135,7 @@ def build(run: configuration.Run, axis_name: str | None):
   settings = configuration.read_section(Settings, run.model, 'model')
   last = stage_at(run.num_steps - 1, settings)
   _check(settings, run, last)
+  base.optimizer(settings.optimizer)  # refused here if there is no such
   shared = dict(axis_name=axis_name, dtype=jnp.dtype(run.dtype))
   stages = range(stage_at(0, settings), last + 1)
   names = sorted(set().union(*(learners(settings, stage) for stage in stages)))

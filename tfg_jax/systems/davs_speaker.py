@@ -60,9 +60,10 @@ class Speaker:
     """What the run's last stage is about."""
     return ('portrait/person_error', 'seen/word_error', 'from_audio/l1')[self.last_stage]
 
-  @property
-  def _optimizer(self) -> optax.GradientTransformation:
-    return optax.adam(self.settings.learning_rate, self.settings.b1, self.settings.b2)
+  def _optimizer(self, name: str) -> optax.GradientTransformation:
+    s = self.settings
+    draws = name in ('identity_encoder', 'decoder')
+    return base.optimizer(s.optimizer if draws else 'adam')(s.learning_rate, b1=s.b1, b2=s.b2)
 
   def export(self, state: base.State, network: str):
     """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
@@ -394,9 +395,11 @@ class Speaker:
       nets = {}
       for name in names:
         # The optimiser is made anew for every step, so no momentum builds up.
-        fresh = base.Net.create(state.nets[name].params, state.nets[name].stats, self._optimizer)
+        fresh = base.Net.create(
+          state.nets[name].params, state.nets[name].stats, self._optimizer(name)
+        )
         nets[name] = state.nets[name].replace(
-          params=fresh.update(grads[name], self._optimizer).params
+          params=fresh.update(grads[name], self._optimizer(name)).params
         )
       state = state.replace(nets=state.nets | nets)
     return state

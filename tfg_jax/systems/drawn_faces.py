@@ -1,7 +1,11 @@
 """How drawn faces are measured and shown: shared by the systems that draw whole faces."""
 
+from collections.abc import Callable, Mapping
+
+import jax
 import jax.numpy as jnp
 
+from tfg_jax.features import video as video_features
 from tfg_jax.metrics import image as image_metrics
 from tfg_jax.systems import base
 
@@ -27,19 +31,45 @@ def distances(row: str, image, target, clips: int):
   return {f'{row}/{name}': x.reshape(clips, -1).mean(1) for name, x in numbers.items()}
 
 
-def recognised(row: str, batch, who, mood):
-  """`right_person` and `right_emotion`, (B,) 0 or 1 each.
+def recognised(row: str, batch: base.Batch, said: Mapping[str, jax.Array]):
+  """`right_person` and `right_emotion`, 0 or 1, and `right_traits`, a share, (B,) each.
 
-  Whether the means over a clip's frames of the logits (B * n, classes) are largest for its labels.
+  Whether the means over a clip's frames of the logits (B * n, classes) are largest for its labels,
+  and of those of traits have the right sign.
   """
   numbers = {}
-  for name, label, logits in (
-    ('right_person', batch['identity'], who),
-    ('right_emotion', batch['emotion'], mood),
-  ):
-    guess = logits.reshape(len(label), -1, logits.shape[-1]).mean(1).argmax(-1)
-    numbers[f'{row}/{name}'] = (guess == label).astype(jnp.float32)
+  for name, logits in said.items():
+    label = batch[name]
+    mean = logits.reshape(len(label), -1, logits.shape[-1]).mean(1)
+    if name == 'traits':
+      numbers[f'{row}/right_traits'] = ((mean > 0) == label).mean(1)
+    else:
+      called = {'identity': 'person', 'emotion': 'emotion'}[name]
+      numbers[f'{row}/right_{called}'] = (mean.argmax(-1) == label).astype(jnp.float32)
   return numbers
+
+
+def redraw(draw: Callable, batch: base.Batch, *given: jax.Array) -> jax.Array:
+  """Whole clips with drawn faces in place of the real ones.
+
+  Args:
+    draw: of a batch of one clip and its rows of `given`: (T, S, S, 3) faces in [-1, 1].
+    batch: of clips.
+    given: (B, ...) each.
+
+  Returns:
+    (B, T, H, W, 3) uint8 RGB.
+  """
+
+  def of_clip(rows):
+    clip, *rest = jax.tree.map(lambda x: x[None], rows)
+    faces = (draw(clip, *rest)[None] + 1) * 127.5
+    frames = clip['frames'].astype(jnp.float32)
+    return video_features.paste_faces(frames, faces, clip['boxes'])[0].round().astype(jnp.uint8)
+
+  # One clip after the other: all faces of a batch at once would fill the memory.
+  needed = ('frames', 'boxes', 'wav', 'num_samples')
+  return jax.lax.map(of_clip, ({name: batch[name] for name in needed}, *given))
 
 
 def pictures(real, drawn, num_frames):

@@ -239,7 +239,8 @@ class SDFA:
     """Frames spread over the clip."""
     count = self.settings.evaluation_frames
     index = (np.arange(count) + 0.5) * len(clip.frames) / count
-    return self.experts.sample(clip, rng) | {'drawn_frames': index.astype(np.int32)}
+    sample = self.experts.sample(clip, rng, strangers=True)
+    return sample | {'drawn_frames': index.astype(np.int32)}
 
   def _faces(self, batch, index):
     """(B, n, S, S, 3) faces in [-1, 1] of frames (B, n)."""
@@ -375,22 +376,23 @@ class SDFA:
     index = batch['drawn_frames']
     real = self._faces(batch, index)
     real = real.reshape(-1, *real.shape[2:])
-    reference = self._reference(state, batch)
-    rows = {
-      'ground_truth': real,
-      self.name: self._draw(state, batch['wav'], reference, index, batch['frames'].shape[1]),
+    length = batch['frames'].shape[1]
+    rows = {'ground_truth': real} | {
+      row: self._draw(state, batch['wav'], reference, index, length)
+      for row, reference in self._references(state, batch).items()
     }
-    if self._sees:
-      other = reference[_another_person(batch)]
-      rows['sdfa_mismatch'] = self._draw(
-        state, batch['wav'], other, index, batch['frames'].shape[1]
-      )
     numbers = {}
     for row, image in rows.items():
       numbers |= drawn_faces.distances(row, image, real, len(index))
       if self.experts.observer is not None:
-        numbers |= drawn_faces.recognised(row, batch, *self.experts.observe(state, image))
+        numbers |= drawn_faces.recognised(row, batch, self.experts.observe(state, image))
     return numbers
+
+  def _references(self, state, batch):
+    """What the rows of an evaluation are drawn from."""
+    reference = self._reference(state, batch)
+    mismatch = {'sdfa_mismatch': reference[_another_person(batch)]} if self._sees else {}
+    return {self.name: reference} | mismatch
 
   def _draw(self, state, wav, reference, index, length):
     """(B * n, S, S, 3) in [-1, 1]; without noise, so that the same input gives the same video."""
@@ -416,6 +418,18 @@ class SDFA:
     real = self._faces(batch, index)
     drawn = self._draw(state, batch['wav'], self._reference(state, batch), index, length)
     return drawn_faces.pictures(real, drawn.reshape(real.shape), batch['num_frames'])
+
+  def videos(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
+    """Whole clips for observers, (B, T, H, W, 3) uint8 RGB: real, and with drawn faces."""
+    length = batch['frames'].shape[1]
+
+    def draw(clip, reference):
+      return self._draw(state, clip['wav'], reference, jnp.arange(length)[None], length)
+
+    return {'ground_truth': batch['frames']} | {
+      row: drawn_faces.redraw(draw, batch, reference)
+      for row, reference in self._references(state, batch).items()
+    }
 
   def describe(self, state: base.State, inputs: base.Batch) -> base.Batch:
     """S2F+SDFA: who speaks, as Speech2Video's `describe` takes and gives it."""

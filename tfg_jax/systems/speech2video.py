@@ -254,7 +254,8 @@ class Speech2Video:
     """Frames spread over the clip."""
     count = self.settings.evaluation_frames
     index = (np.arange(count) + 0.5) * len(clip.frames) / count
-    return self.experts.sample(clip, rng) | {'drawn_frames': index.astype(np.int32)}
+    sample = self.experts.sample(clip, rng, strangers=True)
+    return sample | {'drawn_frames': index.astype(np.int32)}
 
   def _step(self, index, steps):
     """The CPC step that has heard the whole of each frame."""
@@ -423,10 +424,10 @@ class Speech2Video:
     """Numbers per clip, means over its evaluation frames, (B,) each.
 
     Rows: 'ground_truth'; 'average_face', the mean of the training faces; 'generated'. `l1` in
-    [0, 1], `ssim`, `psnr` in dB. Where the corpus has labels, `right_person` and `right_emotion`:
-    whether the observer, which is neither teacher, sees them. Where both teachers learned here,
-    too: 'teacher', what they see in the real frames, and 'speech', what stage 1 hears: in nu, as
-    the identity teacher names it, and in mu.
+    [0, 1], `ssim`, `psnr` in dB. Where the corpus has labels, `right_person`, `right_emotion` and
+    `right_traits`: whether the observer, which is neither teacher, sees them. Where both teachers
+    learned here, too: 'teacher', what they see in the real frames, and 'speech', what stage 1
+    hears: in nu, as the identity teacher names it, and in mu.
     """
     index = batch['drawn_frames']
     clips, each = index.shape
@@ -439,8 +440,8 @@ class Speech2Video:
     numbers = {}
     for row, image in (('ground_truth', real), ('average_face', average), ('generated', drawn)):
       numbers |= drawn_faces.distances(row, image, real, clips)
-      if self.experts.observer is not None and row != 'average_face':
-        numbers |= drawn_faces.recognised(row, batch, *self.experts.observe(state, image))
+      if self.experts.observer is not None:
+        numbers |= drawn_faces.recognised(row, batch, self.experts.observe(state, image))
     if {'identity_teacher', 'emotion_teacher'} <= set(state.nets):
       size = self.experts.settings.teacher_size
       faces = self.experts.faces(batch, index, size).reshape(-1, size, size, 3)
@@ -448,8 +449,8 @@ class Speech2Video:
         ('teacher', self.experts.describe(state, faces), self.experts.feel(state, faces)),
         ('speech', jax.nn.relu(identity), emotion),
       ):
-        who = self.experts.name(state, description)
-        numbers |= drawn_faces.recognised(row, batch, who, mood)
+        said = {'identity': self.experts.name(state, description), 'emotion': mood}
+        numbers |= drawn_faces.recognised(row, batch, said)
     return numbers
 
   def summary(self, results: dict[str, float]) -> str:
@@ -487,6 +488,17 @@ class Speech2Video:
     drawn = self._draw(state, context, emotion, maps, (index + 1) / self.fps)
     real, drawn = (x.reshape(clips, length, *x.shape[1:]) for x in (real, drawn))
     return drawn_faces.pictures(real, drawn, batch['num_frames'])
+
+  def videos(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
+    """Whole clips for observers, (B, T, H, W, 3) uint8 RGB: real, and with drawn faces."""
+
+    def draw(clip):
+      context, identity, emotion = self._listen(state, clip['wav'], clip['num_samples'])
+      maps = self._apply(state, 'decoder', identity, train=False, method='inflate')
+      times = (jnp.arange(clip['frames'].shape[1])[None] + 1) / self.fps
+      return self._draw(state, context, emotion, maps, times)
+
+    return {'ground_truth': batch['frames'], 'generated': drawn_faces.redraw(draw, batch)}
 
   def describe(self, state: base.State, inputs: base.Batch) -> base.Batch:
     """Who speaks, and in which mood: what `generate` draws in all chunks of one speech.

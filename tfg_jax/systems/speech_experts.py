@@ -44,6 +44,7 @@ class Settings:
   """The section `model.experts`. Sections of networks hold the fields of their modules."""
 
   identities: int = 0  # people whom the corpus names (extra `identity`); 0: it has no labels
+  traits: int = 0  # how many of a corpus' (extra `traits`) the observer tells high from low
   weights: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # expert -> folder
   cpc: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   identity_teacher: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # VGGFace
@@ -115,6 +116,7 @@ class Experts:
         f'{where}.observer',
         identities=settings.identities,
         emotions=len(EMOTIONS),
+        traits=settings.traits,
         **shared,
       )
     for teacher in needed:
@@ -203,8 +205,15 @@ class Experts:
   # Inputs
   # ------------------------------------------------------------------------------------------------
 
-  def sample(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  def sample(
+    self, clip, rng: np.random.Generator, *, strangers: bool = False
+  ) -> dict[str, np.ndarray]:
     """On the host: frames for the teachers, a stretch of speech for CPC, and the clip's labels.
+
+    Args:
+      clip: a record.
+      rng: what chooses.
+      strangers: whether the clip may show somebody beyond those of the config, whom nobody knows.
 
     Raises:
       DataError: if the clip lacks a label that the config promises.
@@ -215,17 +224,19 @@ class Experts:
       'window_start': rng.integers(spare + 1),
     }
     if self.observer is not None:
-      chosen |= {'identity': self._identity(clip), 'emotion': _emotion(clip)}
+      chosen |= {'identity': self._identity(clip, strangers), 'emotion': _emotion(clip)}
+      if self.settings.traits:
+        chosen['traits'] = _traits(clip, self.settings.traits)
     return {name: np.asarray(x, np.int32) for name, x in chosen.items()}
 
-  def _identity(self, clip):
+  def _identity(self, clip, strangers):
     number = clip.extras.get('identity', ())
     if len(number) != 1:
       raise errors.DataError(
         "the clip does not say who speaks: it has no number as extra 'identity'.",
         hint='prepare the corpus again, or train without labels: model.experts.identities=0.',
       )
-    if not 0 <= number[0] < self.settings.identities:
+    if number[0] < 0 or not (strangers or number[0] < self.settings.identities):
       raise errors.DataError(
         f'identity {number[0]} is not below {self.settings.identities}.',
         hint='set model.experts.identities to the number of people.',
@@ -274,7 +285,7 @@ class Experts:
     return self.emotion_teacher.apply(variables, face, train=False)
 
   def observe(self, state: base.State, image):
-    """Logits of identities and emotions of faces (N, S, S, 3) in [-1, 1]."""
+    """Logits about faces (N, S, S, 3) in [-1, 1]; see `Observer`."""
     return self.observer.apply(self.variables(state, 'observer'), image, train=False)
 
   # ------------------------------------------------------------------------------------------------
@@ -338,15 +349,21 @@ class Experts:
   def _observer_loss(self, params, stats, batch, key):
     faces = self.faces(batch, batch['teacher_frames'], self.face_size)
     image = drawn_faces.to_signed(faces.reshape(-1, *faces.shape[2:]))
-    (identity, emotion), updated = self.observer.apply(
+    said, updated = self.observer.apply(
       {'params': params, 'batch_stats': stats}, image, train=True, mutable=['batch_stats']
     )
-    who, (terms, _, _) = _classification(identity, batch['identity'], None)
-    mood, (others, _, _) = _classification(emotion, batch['emotion'], None)
-    terms = {f'identity_{name}': x for name, x in terms.items()} | {
-      f'emotion_{name}': x for name, x in others.items()
-    }
-    return who + mood, (terms, updated['batch_stats'], None)
+    total, terms = jnp.zeros(()), {}
+    for name, logits in said.items():
+      label = batch[name]
+      if name == 'traits':
+        label = jnp.repeat(label, len(logits) // len(label), axis=0)
+        loss = optax.sigmoid_binary_cross_entropy(logits, label).mean()
+        own = {'loss': loss, 'accuracy': ((logits > 0) == label).mean()}
+      else:
+        loss, (own, _, _) = _classification(logits, label, None)
+      total += loss
+      terms |= {f'{name}_{key}': value for key, value in own.items()}
+    return total, (terms, updated['batch_stats'], None)
 
   def _teacher_faces(self, batch):
     faces = self.faces(batch, batch['teacher_frames'], self.settings.teacher_size)
@@ -372,6 +389,18 @@ def _emotion(clip):
       hint='prepare the corpus again, or train without labels: model.experts.identities=0.',
     )
   return EMOTIONS.index(clip.emotion)
+
+
+def _traits(clip, count):
+  """(count,) 1 where a trait is in the upper half of [0, 1]."""
+  traits = clip.extras.get('traits', ())
+  if len(traits) < count:
+    raise errors.DataError(
+      f"the clip has {len(traits)} numbers as extra 'traits'.",
+      where=clip.clip_id,
+      hint=f'model.experts.traits is {count}; set it to 0 for a corpus without traits.',
+    )
+  return np.asarray(traits[:count]) > 0.5
 
 
 def _classification(logits, label, stats):
