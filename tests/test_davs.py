@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import runs
 from noise import gaussian, noisy_variables
@@ -114,6 +115,7 @@ def test_the_identity_stage_needs_no_words(toy_records):
   ('variant', 'players'),
   [
     ('l1', GENERATORS | OPPONENTS - {'sequence_discriminator'}),
+    ('base', GENERATORS),
     ('tangled', GENERATORS | OPPONENTS - {'identity_word_classifier'}),
     ('paper', GENERATORS | OPPONENTS | {'person_probe'}),
     ('words_c', EMBEDDERS | {'lip_word_classifier'}),
@@ -126,7 +128,8 @@ def test_a_variant_has_the_players_that_it_weighs(toy_records, variant, players)
 
 
 @pytest.mark.parametrize(
-  'variant', ['l1', 'tangled', 'paper', 'words_c', 'words_c+shared', 'words_c+adv', 'puppets']
+  'variant',
+  ['l1', 'base', 'tangled', 'paper', 'words_c', 'words_c+shared', 'words_c+adv', 'puppets'],
 )
 def test_a_step_of_each_stage_of_each_variant(toy_records, variant):
   run, system = build(toy_records, variant)
@@ -137,6 +140,17 @@ def test_a_step_of_each_stage_of_each_variant(toy_records, variant):
     players = davs_players.learners(system.settings, stage)
     assert learned(before, state) == players
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_another_optimiser_is_that_of_the_drawing_networks_alone(toy_records):
+  _, system = build(toy_records, **{'model.optimizer': 'muon'})
+  adam = jax.tree.structure(optax.adam(1e-3).init({'kernel': jnp.ones((2, 2))}))
+  others = {
+    name
+    for name in system.networks
+    if jax.tree.structure(system._optimizer(name).init({'kernel': jnp.ones((2, 2))})) != adam
+  }
+  assert others == {'identity_encoder', 'decoder'}
 
 
 def test_stages_follow_the_number_of_steps(toy_records):
@@ -455,6 +469,7 @@ def test_published_configs_build_at_full_size(variant):
   ('variant', 'changes', 'message'),
   [
     ('full', {'data.fps': 30.0}, 'data.fps is 30.'),
+    ('full', {'model.optimizer': 'sgd'}, "model.optimizer is 'sgd'"),
     ('full', {'model.contrastive': 'l3'}, "model.contrastive is 'l3'"),
     ('full', {'model.confusion': 'cubes'}, "model.confusion is 'cubes'"),
     ('full', {'model.adversarial': 'hinge'}, "model.adversarial is 'hinge'"),
