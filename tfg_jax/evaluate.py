@@ -200,7 +200,7 @@ def evaluate_workdir(workdir: pathlib.Path, config, output: pathlib.Path | None 
   if hasattr(system, 'videos'):
     judges = observers.load(run.evaluation.observers, system.sources.values(), fps=run.data.fps)
     if system.draws == 'mouth':  # whole faces are measured at their own size, by the system
-      judges['likeness'] = observers.Likeness()
+      judges = {'likeness': observers.Likeness()} | judges
     if judges:
       results = results.and_(evaluation.observe(state, judges))
     reporting.say(observers.credits(run.evaluation.observers))
