@@ -59,7 +59,7 @@ def given_boxes(tmp_path, count, missing=()):
 
 def make(tmp_path, picture, video, *, painter=None, say=lambda _: None, chunk=7, **request):
   request = driven_face.Request(picture, video, str(tmp_path / 'out.mp4'), **request)
-  generator = lip_sync.Generator('fake', SIZE, painter or Painter(), part='face')
+  generator = lip_sync.Generator(clips.MAKER, SIZE, painter or Painter(), part='face')
   made = driven_face.drive(
     request, generator, load_detector=lambda: detector, say=say, chunk_frames=chunk
   )
@@ -227,7 +227,7 @@ def test_no_face_says_which_flag_gives_one(tmp_path, picture):
     make(tmp_path, picture, video, box=[100, 100, 140, 140], boxes=boxes)
   cv2.imwrite(picture, np.zeros((48, 64, 3), np.uint8))
   blind = driven_face.Request(picture, video, str(tmp_path / 'out.mp4'), boxes=boxes)
-  generator = lip_sync.Generator('fake', SIZE, Painter(), part='face')
+  generator = lip_sync.Generator(clips.MAKER, SIZE, Painter(), part='face')
   with pytest.raises(MediaError, match=r'no face was found[\s\S]*give the place with --box=x1'):
     driven_face.drive(
       blind,

@@ -240,6 +240,7 @@ def fake_run(system, name='talklip', state=77):
     system=system,
     state=np.uint8(state),
     step=500,
+    weights='sha256:abc',
   )
 
 
@@ -285,7 +286,7 @@ def test_a_system_is_fitted_to_the_picture_once_by_the_first_chunk():
     generate=lambda state, inputs: state + 0 * inputs['driving'],
   )
   generator = generate.generator_of(fake_run(system, 'davs', state=3))
-  assert (generator.part, generator.picture_rate, generator.name) == ('face', 30, 'davs, step 500')
+  assert (generator.part, generator.picture_rate, generator.maker.step) == ('face', 30, 500)
   for level in (10, 20, 30):
     drawn = generator.draw({'driving': np.full((2, 4, 4, 3), level, np.uint8)})
     assert (drawn == 13).all()
@@ -443,8 +444,8 @@ def test_a_voice_has_a_face(workdirs, given, tmp_path):
     chosen = dict(audio=audio, output='{face}', strip='{strip}')
     run_with(workdirs, given, 'sf2f', chosen)
     with Image.open(given.face) as face, Image.open(given.strip) as strip:
-      assert 'Synthetic portrait' in face.info['Comment']
-      assert 'Synthetic portrait' in strip.info['Comment']
+      assert 'the portrait was drawn' in face.info['Comment']
+      assert 'the portrait was drawn' in strip.info['Comment']
       return np.asarray(face).astype(int), np.asarray(strip).astype(int)
 
   face, strip = portrait(given.audio)

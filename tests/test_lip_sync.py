@@ -35,7 +35,7 @@ class Painter:
 
 
 def generator(painter=None):
-  return lip_sync.Generator('fake', SIZE, painter or Painter())
+  return lip_sync.Generator(clips.MAKER, SIZE, painter or Painter())
 
 
 def detector(frames):
@@ -349,7 +349,7 @@ def test_a_face_is_drawn_at_the_rate_of_its_system(tmp_path):
     box=BOX,
   )
   painter, said = Painter(), []
-  drawn = lip_sync.Generator('fake', SIZE, painter, part='face', picture_rate=Fraction(30))
+  drawn = lip_sync.Generator(clips.MAKER, SIZE, painter, part='face', picture_rate=Fraction(30))
   made = lip_sync.lip_sync(request, drawn, say=said.append)
   assert made.rate == 30 and made.frames == 15
   np.testing.assert_allclose(painter.calls[0]['times'][:15], np.arange(15) / 30, atol=1e-6)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from clips import tone, write
+from clips import MAKER, tone, write
 from noise import noisy_variables
 from PIL import Image
 from runs import noisy_state, untrained
@@ -33,7 +33,7 @@ def painter():
     levels = (inputs['lengths'] // 10).astype(np.uint8)
     return np.broadcast_to(levels[:, None, None, None], (len(levels), 8, 8, 3))
 
-  return portraits.Painter('a test', 'none', draw)
+  return portraits.Painter(MAKER, 'none', draw)
 
 
 def test_a_portrait_and_a_strip(tmp_path, painter):
@@ -44,7 +44,7 @@ def test_a_portrait_and_a_strip(tmp_path, painter):
   assert seconds == pytest.approx(6.0)
   with Image.open(tmp_path / 'face.png') as face:
     assert face.size == (8, 8) and face.getpixel((0, 0)) == (59,) * 3  # all 599 frames
-    assert 'Synthetic portrait: drawn by tfg_jax' in face.info['Comment']
+    assert 'Synthetic media: the portrait was drawn by tfg_jax' in face.info['Comment']
   with Image.open(tmp_path / 'strip.png') as strip:
     pixels = np.asarray(strip)
   assert pixels.shape == (8, 32, 3)
@@ -60,7 +60,7 @@ def test_short_voices_are_repeated():
 
 def test_what_cannot_be_drawn(tmp_path, painter):
   sound = write(tmp_path / 'quiet.wav', audio=0 * tone(1.0), audio_codec='pcm_s16le')
-  listens = portraits.Painter('a test', 'energy', painter.draw)
+  listens = portraits.Painter(MAKER, 'energy', painter.draw)
   with pytest.raises(errors.DataError, match='no speech in 1.00 s of sound') as caught:
     portraits.draw(portraits.Request(sound, str(tmp_path / 'face.png')), listens)
   assert 'quiet.wav' in str(caught.value)

@@ -39,7 +39,7 @@ class Painter:
 
 def talker(painter, rate=25, clip_samples=16_000):
   return talking_head.Talker(
-    'fake', SIZE, Fraction(rate), clip_samples, painter.describe, painter.draw
+    clips.MAKER, SIZE, Fraction(rate), clip_samples, painter.describe, painter.draw
   )
 
 
@@ -118,7 +118,7 @@ def test_rate_size_and_duration(tmp_path, rate, seconds):
     assert (sound.rate, sound.channels) == (44_100, 2)
     comment = container.metadata['comment']
   assert comment.startswith('Synthetic media: the head was drawn by tfg_jax')
-  assert '(fake) from speech alone. It is no picture of the speaker.' in comment
+  assert '(fake, step 3) from speech alone. It is no picture of the speaker.' in comment
   assert f'Wrote {path}' in said[-1] and 'synthetic' in said[-1]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tfg_jax import faces, lip_sync, media, synthetic_video
+from tfg_jax import faces, lip_sync, marks, media, synthetic_video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ def drive(
   *,
   load_detector: Callable[[], faces.Detector] = faces.mtcnn_detector,
   say: Callable[[str], None] = print,
+  progress: synthetic_video.Progress = synthetic_video.progress,
   chunk_frames: int = synthetic_video.CHUNK_FRAMES,
 ) -> lip_sync.Made:
   """Writes `request.output`. What will be made, and which frames have no face, is said first.
@@ -59,7 +60,12 @@ def drive(
     (picture,) = still.frames(0, 1)
     box = _face_of_picture(request, still, load_detector)
     track = lip_sync.find_face(
-      reader, None, request.boxes, load_detector, every=request.detect_every
+      reader,
+      None,
+      request.boxes,
+      load_detector,
+      every=request.detect_every,
+      progress=progress,
     )
     is_given = request.boxes is not None
     boxes = lip_sync.pixel_boxes(reader, track, 'interpolate', as_given=is_given)
@@ -71,6 +77,14 @@ def drive(
     _say_plan(request, still, reader, track, boxes, audio, say)
     if not boxes.any():
       raise lip_sync.no_face(request.video, len(boxes), as_given=is_given, by='--boxes=F.npy')
+    said = marks.Marks(
+      generator.maker,
+      marks.STILL,
+      'the face was drawn',
+      'from a picture and the lips of another video',
+      lip_sync.NOT_SAID,
+      {'image': request.image, 'video': request.video},
+    )
     drawn = _draw(
       reader,
       order,
@@ -87,14 +101,10 @@ def drive(
       audio=audio,
       pixel_aspect=still.pixel_aspect,
       colour=still.colour,
-      metadata=synthetic_video.tags(
-        'the face was drawn',
-        generator.name,
-        'from a picture and the lips of another video',
-        warning=lip_sync.NOT_SAID,
-      ),
+      metadata=said.tags,
+      finish=said.finish,
     ) as writer:
-      for face in synthetic_video.progress(drawn, 'drawing', len(order)):
+      for face in progress(drawn, 'drawing', len(order)):
         writer.write(lip_sync.paste(picture, face, box, request.region))
     made = lip_sync.Made(len(order), len(order), reader.rate, seconds)
   say(

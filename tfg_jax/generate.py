@@ -7,7 +7,9 @@ r"""Draws with a trained run; what it draws, and from what, depends on the syste
   speech2video         --workdir=DIR --audio=F --output=OUT.mp4
   sf2f                 --workdir=DIR --audio=F --output=face.png           (and --strip=strip.png)
 
-Flags and files are checked before the checkpoint is loaded.
+Flags and files are checked before the checkpoint is loaded. What is drawn is marked as synthetic in
+the file and in OUTPUT.json beside it (see `tfg_jax.marks`); with --certificate and --key it is
+signed, too. --inspect=F reads the marks of a file back; it needs no run.
 """
 
 import dataclasses
@@ -18,7 +20,16 @@ from fractions import Fraction
 import numpy as np
 from absl import app, flags, logging
 
-from tfg_jax import driven_face, errors, faces, lip_sync, talking_head
+from tfg_jax import (
+  content_credentials,
+  driven_face,
+  errors,
+  faces,
+  lip_sync,
+  marks,
+  synthetic_video,
+  talking_head,
+)
 
 _WHERE = 'the command line'
 
@@ -90,21 +101,49 @@ def read_request(draws: str, system: str, values):
   return lip_sync.Request(audio=values.audio, **face)
 
 
-def make(request, run):
+def read_credentials(values) -> content_credentials.Credentials | None:
+  """What --certificate and --key name, tried out.
+
+  Raises:
+    ConfigError: only one of them is given, or they cannot sign.
+    MissingDependencyError: they need the extra `provenance`.
+  """
+  if not (values.certificate or values.key):
+    return None
+  if not (values.certificate and values.key):
+    raise errors.ConfigError(
+      'give both --certificate and --key, or neither',
+      where=_WHERE,
+      hint='the one is the public part of what signs, the other the private',
+    )
+  credentials = content_credentials.Credentials(values.certificate, values.key)
+  credentials.check()
+  return credentials
+
+
+def make(request, run, *, credentials=None, say=print, progress=synthetic_video.progress):
   """Draws what `read_request` returned with a `trained.Trained`; errors are those of the modules.
+
+  Args:
+    request: of one of the modules.
+    run: the `trained.Trained`.
+    credentials: to sign the output with.
+    say: is given lines about what is made.
+    progress: see `synthetic_video.progress`.
 
   Returns:
     What the module returns: the numbers of what was made.
   """
+  told = dict(say=say, progress=progress)
   if isinstance(request, lip_sync.Request):
-    return lip_sync.lip_sync(request, generator_of(run))
+    return lip_sync.lip_sync(request, generator_of(run, credentials), **told)
   if isinstance(request, driven_face.Request):
-    return driven_face.drive(request, generator_of(run))
+    return driven_face.drive(request, generator_of(run, credentials), **told)
   if isinstance(request, talking_head.Request):
-    return talking_head.talk(request, talker_of(run))
+    return talking_head.talk(request, talker_of(run, credentials), **told)
   from tfg_jax import portraits
 
-  return portraits.draw(request, portraits.painter_of(run))
+  return portraits.draw(request, painter_of(run, credentials), say=say)
 
 
 def _check_flags(draws, system, values):
@@ -147,7 +186,7 @@ def _numbers(box):
     raise errors.ConfigError(f'--box={",".join(box)} is not four numbers', where=_WHERE) from error
 
 
-def generator_of(run) -> lip_sync.Generator:
+def generator_of(run, credentials=None) -> lip_sync.Generator:
   """Draws faces with a `trained.Trained`, compiled for this machine's first device.
 
   A system with `adapt` is fitted to the picture by the first call: one generator for one clip.
@@ -165,20 +204,20 @@ def generator_of(run) -> lip_sync.Generator:
       state = run.state if adapt is None else adapt(run.state, inputs)
     return np.asarray(generate(state, inputs))
 
-  named = dict(name=_name(run), face_size=system.face_size, draw=draw)
+  named = dict(maker=_maker(run, credentials), face_size=system.face_size, draw=draw)
   if system.draws == 'mouth':
     return lip_sync.Generator(**named)
   return lip_sync.Generator(**named, part='face', picture_rate=_rate(run))
 
 
-def talker_of(run) -> talking_head.Talker:
+def talker_of(run, credentials=None) -> talking_head.Talker:
   """Draws heads with a `trained.Trained`, compiled for this machine's first device."""
   import jax
 
   system, data = run.system, run.run.data
   describe, generate = jax.jit(system.describe), jax.jit(system.generate)
   return talking_head.Talker(
-    name=_name(run),
+    maker=_maker(run, credentials),
     face_size=system.face_size,
     rate=_rate(run),
     clip_samples=round(data.max_frames / data.fps * data.sample_rate),
@@ -187,8 +226,22 @@ def talker_of(run) -> talking_head.Talker:
   )
 
 
-def _name(run):
-  return f'{run.run.system}, step {run.step}'
+def painter_of(run, credentials=None):
+  """The `portraits.Painter` of a `trained.Trained`, compiled for this machine's first device."""
+  import jax
+
+  from tfg_jax import portraits
+
+  draw = jax.jit(run.system.generate)
+  return portraits.Painter(
+    maker=_maker(run, credentials),
+    voice_activity=run.system.settings.voice_activity,
+    draw=lambda inputs: np.asarray(draw(run.state, inputs)),
+  )
+
+
+def _maker(run, credentials):
+  return marks.Maker(run.run.system, run.step, run.weights, credentials)
 
 
 def _rate(run):
@@ -250,26 +303,69 @@ def define_flags(values=flags.FLAGS):
     'A .npy of (T, 4) boxes, a row for each frame of the video (also of one that drives a picture);'
     ' NaN: no face.',
   )
+  text(
+    'certificate',
+    None,
+    'Signs the output (C2PA): a PEM file of your certificate and its chain. Needs the extra '
+    'provenance, and --key.',
+  )
+  text('key', None, 'The private key of --certificate, a PEM file without a password.')
+  text(
+    'inspect',
+    None,
+    'An .mp4 or .png: says what marks of synthetic media are in it and beside it, whether they '
+    'agree, and who signed it. Exit code 0: marked, and all in order; 1: not.',
+  )
 
 
-def main(argv, values=flags.FLAGS):
-  errors.check_arguments(argv, values, 'workdir')
-  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
+def what_draws(workdir: str) -> tuple[str, str]:
+  """The name of a run's system and its `System.draws`, read from its config.
+
+  Raises:
+    CheckpointError: the folder is no workdir, or its system draws nothing.
+  """
   from tfg_jax import configuration, systems, trained
 
-  config = configuration.resolve(trained.read_config(values.workdir))
+  config = configuration.resolve(trained.read_config(workdir))
   draws = systems.build(config, axis_name=None).draws
   if not draws:
     raise errors.CheckpointError(
       f'this run of {config.system} draws nothing.',
-      where=values.workdir,
+      where=workdir,
       hint='name the workdir of a run that learned to draw: talklip, davs with a decoder, sdfa, '
       'speech2video or sf2f.',
     )
-  request = read_request(draws, config.system, values)
+  return config.system, draws
+
+
+def _inspect(values):
+  """Prints what `marks.inspect` finds, and exits with 1 unless all is in order."""
+  for name in ('workdir', *_FLAGS):
+    if values[name].present:
+      raise errors.ConfigError(
+        f'--{name}: with --inspect nothing is drawn', where=_WHERE, hint='use --inspect=F alone'
+      )
+  found = marks.inspect(values.inspect)
+  print(found)
+  if not found.is_sound:
+    sys.exit(1)
+
+
+def main(argv, values=flags.FLAGS):
+  errors.check_arguments(argv, values)
+  if values.inspect:
+    _inspect(values)
+    return
+  errors.check_arguments(argv, values, 'workdir')
+  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
+  from tfg_jax import trained
+
+  system, draws = what_draws(values.workdir)
+  request = read_request(draws, system, values)
   request.check()  # before a checkpoint is loaded, which takes longer
+  credentials = read_credentials(values)
   try:
-    make(request, trained.load(values.workdir))
+    make(request, trained.load(values.workdir), credentials=credentials)
   except KeyboardInterrupt:
     print(f'\nInterrupted: {values.output} was not written.', file=sys.stderr)
     sys.exit(errors.EXIT_INTERRUPTED)

@@ -12,7 +12,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from tfg_jax import errors, faces, media, synthetic_video
+from tfg_jax import errors, faces, marks, media, synthetic_video
 from tfg_jax.synthetic_video import CHUNK_FRAMES, MAX_LATE, SPEECH_RATE
 
 CHUNK_BYTES = 256 << 20  # of source frames; 4K video gets shorter chunks
@@ -30,7 +30,7 @@ class Generator:
   For a face that another video drives it takes `identity` and `driving`, (N, S, S, 3) uint8 RGB.
   """
 
-  name: str  # for the tags of the file
+  maker: marks.Maker
   face_size: int
   draw: Callable[[dict[str, np.ndarray]], np.ndarray]
   part: str = 'mouth'  # what it draws: the 'mouth', or all of the 'face'
@@ -94,6 +94,7 @@ def lip_sync(
   *,
   load_detector: Callable[[], faces.Detector] = faces.mtcnn_detector,
   say: Callable[[str], None] = print,
+  progress: synthetic_video.Progress = synthetic_video.progress,
   chunk_frames: int = CHUNK_FRAMES,
 ) -> Made:
   """Writes `request.output`. What will be made, and which frames have no face, is said first.
@@ -107,9 +108,17 @@ def lip_sync(
   sound = len(speech) / SPEECH_RATE
   # Of a longer video no more is read than the speech needs, and a second for the smoothing.
   needed = sound + 1 if request.length == 'audio' and request.boxes is None else None
+  said = _marks(request, generator)
   with media.VideoReader(request.source, seconds=needed) as reader:
     rate = generator.picture_rate if request.image else reader.rate
-    track = find_face(reader, request.box, request.boxes, load_detector, every=request.detect_every)
+    track = find_face(
+      reader,
+      request.box,
+      request.boxes,
+      load_detector,
+      every=request.detect_every,
+      progress=progress,
+    )
     source = schedule(reader.times, rate, sound if request.length == 'audio' else None)
     seconds = sound if request.length == 'audio' else float(len(source) / rate)
     is_given = request.box is not None or request.boxes is not None
@@ -137,9 +146,10 @@ def lip_sync(
       audio=synthetic_video.sound_track(request.audio, seconds),
       pixel_aspect=reader.pixel_aspect,
       colour=reader.colour,
-      metadata=_tags(generator),
+      metadata=said.tags,
+      finish=said.finish,
     ) as writer:
-      for frame in synthetic_video.progress(frames, 'drawing', len(source)):
+      for frame in progress(frames, 'drawing', len(source)):
         writer.write(frame)
     made = Made(len(source), redrawn, rate, seconds)
   say(
@@ -261,7 +271,13 @@ def _rise(x):
 
 
 def find_face(
-  reader, box, boxes, load_detector: Callable[[], faces.Detector], *, every: int = 3
+  reader,
+  box,
+  boxes,
+  load_detector: Callable[[], faces.Detector],
+  *,
+  every: int = 3,
+  progress: synthetic_video.Progress = synthetic_video.progress,
 ) -> faces.FaceTrack:
   """The face in each frame of a `media.VideoReader`: as the user gave it, else looked for.
 
@@ -271,12 +287,13 @@ def find_face(
     boxes: a .npy of one row for each, or None.
     load_detector: called where neither is given.
     every: see `faces.look_for_faces`.
+    progress: is shown what is looked through.
   """
   if box is not None:
     return faces.fixed_track(box, len(reader), where='--box')
   if boxes is not None:
     return faces.load_track(boxes, len(reader))
-  frames = synthetic_video.progress(reader.scan(), 'finding the face', None)
+  frames = progress(reader.scan(), 'finding the face', None)
   sightings = faces.look_for_faces(frames, load_detector(), every=every)
   return faces.follow_face(sightings, reader.times)
 
@@ -311,13 +328,15 @@ def read(reader, indices: np.ndarray) -> dict[int, np.ndarray]:
   return {index: picture for index, picture in frames if index in wanted}
 
 
-def _tags(generator):
+def _marks(request, generator):
   done = {
     'mouth': ('the mouth was redrawn', 'to match other speech'),
     'face': ('the face was drawn', 'from a picture and speech'),
   }
   drawn, how = done[generator.part]
-  return synthetic_video.tags(drawn, generator.name, how, warning=NOT_SAID)
+  kind, source = (marks.FOOTAGE, 'video') if request.video else (marks.STILL, 'image')
+  inputs = {source: request.source, 'audio': request.audio}
+  return marks.Marks(generator.maker, kind, drawn, how, NOT_SAID, inputs)
 
 
 def no_face(

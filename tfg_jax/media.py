@@ -9,7 +9,7 @@ timestamps (16 bytes a frame); `read_audio` keeps a whole track, 115 MB for an h
 import dataclasses
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 import av
@@ -17,6 +17,7 @@ import av.stream
 import numpy as np
 import soxr
 from absl import logging
+from PIL import Image
 
 from tfg_jax.errors import MediaError
 
@@ -100,6 +101,22 @@ def probe(path) -> MediaInfo:
       duration=container.duration / av.time_base if container.duration else None,
       **fields,
     )
+
+
+def read_tags(path) -> dict[str, str]:
+  """What a file says of itself, by names in lower case: tags of a container, texts of a PNG.
+
+  Raises:
+    MediaError: the file is missing, empty or not media.
+  """
+  with _open(path) as container:
+    if container.format.name != 'png_pipe':
+      return {name.lower(): text for name, text in container.metadata.items()}
+  try:
+    with Image.open(path) as picture:  # FFmpeg does not give the texts of a PNG
+      return {name.lower(): text for name, text in picture.info.items() if isinstance(text, str)}
+  except (OSError, ValueError, Image.DecompressionBombError) as error:
+    raise MediaError(f'the PNG cannot be read: {error}', where=path) from error
 
 
 def stream_audio(path, rate: int = 16_000, *, mono: bool = True) -> Iterator[np.ndarray]:
@@ -458,6 +475,8 @@ class VideoWriter:
     pixel_aspect: width of a pixel over its height.
     colour: how to code RGB: that of the source, so that its colours stay the same in every player.
     metadata: container tags, e.g. {'comment': ...}.
+    finish: called when the file is complete and before it gets its name, with the path where it is
+      and the path that it will have; it may change the file.
     quality: x264's constant rate factor: 0 is lossless, 18 looks lossless, 23 is x264's default.
 
   Raises:
@@ -476,10 +495,12 @@ class VideoWriter:
     pixel_aspect: Fraction = Fraction(1),
     colour: Colour = Colour(),
     metadata: dict[str, str] | None = None,
+    finish: Callable[[str, str], None] | None = None,
     quality: int = 18,
   ):
     check_output(path)
     self.path = os.path.abspath(path)
+    self._finish = finish
     self._shape = (height, width, 3)
     self._matrix = {1: 1, 5: 5, 6: 5, 9: 9, 10: 9}.get(colour.matrix)  # H.273 -> swscale
     self._partial = os.path.join(
@@ -570,6 +591,8 @@ class VideoWriter:
         self._mux(stream.encode, None)
       try:
         self._container.close()
+        if self._finish:
+          self._finish(self._partial, self.path)
         os.replace(self._partial, self.path)
       except OSError as error:
         raise MediaError(f'cannot write: {error.strerror}', where=self.path) from error

@@ -5,10 +5,8 @@ import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
-import tfg_jax
-from tfg_jax import errors, media
+from tfg_jax import errors, marks, media
 from tfg_jax.features import audio, voice
 
 _STEPS = (1.25, 2.5, 5.0, 10.0, 20.0)  # seconds of speech behind the pictures of a strip
@@ -22,7 +20,7 @@ class Painter:
   (K,) int32 frames; it returns (K, P, P, 3) uint8 RGB, one portrait for each length.
   """
 
-  name: str  # for the notes in the file
+  maker: marks.Maker
   voice_activity: str
   draw: Callable[[dict[str, np.ndarray]], np.ndarray]
 
@@ -52,18 +50,6 @@ class Request:
         )
 
 
-def painter_of(run) -> Painter:
-  """The painter of a `trained.Trained` of SF2F, compiled for this machine's first device."""
-  import jax
-
-  draw = jax.jit(run.system.generate)
-  return Painter(
-    name=f'{run.run.system}, step {run.step}',
-    voice_activity=run.system.settings.voice_activity,
-    draw=lambda inputs: np.asarray(draw(run.state, inputs)),
-  )
-
-
 def draw(request: Request, painter: Painter, *, say: Callable[[str], None] = print) -> float:
   """Writes a portrait; returns the seconds of speech that it was drawn from.
 
@@ -80,12 +66,23 @@ def draw(request: Request, painter: Painter, *, say: Callable[[str], None] = pri
     raise errors.DataError(error.what, where=request.audio, hint=error.hint) from error
   seconds = len(heard) / audio.SAMPLE_RATE
   portraits = painter.draw(growing(heard, _STEPS if request.strip else ()))
-  _write(request.output, portraits[-1], painter)
+  said = marks.Marks(
+    painter.maker,
+    marks.SOUND,
+    'the portrait was drawn',
+    'from a voice',
+    'It shows no real person.',
+    {'audio': request.audio},
+  )
+  marks.write_png(portraits[-1], request.output, said)
   say(f'Wrote {request.output}: drawn from {seconds:.2f} s of speech.')
   if request.strip:
-    _write(request.strip, np.concatenate(list(portraits), axis=1), painter)
+    marks.write_png(np.concatenate(list(portraits), axis=1), request.strip, said)
     say(f'Wrote {request.strip}: {len(portraits)} portraits from more and more of it.')
-  say('It is synthetic, and no likeness of a known person; a note in the file says so.')
+  say(
+    'It is synthetic, and no likeness of a known person; the file and '
+    f'{marks.sidecar_of(request.output)} say so.'
+  )
   return seconds
 
 
@@ -105,19 +102,3 @@ def growing(heard: np.ndarray, seconds: Sequence[float]) -> dict[str, np.ndarray
     'num_samples': np.int32(number),
     'lengths': np.array([*lengths, frames], np.int32),
   }
-
-
-def _write(path, picture, painter):
-  note = (
-    f'Synthetic portrait: drawn by tfg_jax {tfg_jax.__version__} ({painter.name}) from a voice. '
-    'It shows no real person.'
-  )
-  notes = PngImagePlugin.PngInfo()
-  for key in ('Comment', 'Description'):
-    notes.add_text(key, note)
-  partial = f'{path}.{os.getpid()}.partial'
-  try:
-    Image.fromarray(picture).save(partial, format='PNG', pnginfo=notes)
-    os.replace(partial, path)
-  except OSError as error:
-    raise errors.MediaError(f'the file cannot be written: {error.strerror}', where=path) from error

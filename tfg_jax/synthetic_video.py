@@ -1,18 +1,17 @@
 """What all commands share that draw a video chunk by chunk.
 
 Which speech the frames of a chunk hear, how many frames a sound lasts, the sound track of the
-output, the note that it is synthetic, and what is said on the way.
+output, and what is said on the way.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 import numpy as np
 import tqdm
 
-import tfg_jax
-from tfg_jax import media
+from tfg_jax import marks, media
 
 SPEECH_RATE = 16_000  # Hz, of every system
 CONTEXT = 2.0  # seconds of speech that a chunk hears before and after its own
@@ -81,12 +80,6 @@ def sound_track(path: str, seconds: float):
   return blocks(), rate
 
 
-def tags(drawn: str, by: str, how: str, *, warning: str) -> dict[str, str]:
-  """The note of an output file, e.g. 'the mouth was redrawn', 'talklip, step 9', 'to match ...'."""
-  text = f'Synthetic media: {drawn} by tfg_jax {tfg_jax.__version__} ({by}) {how}. {warning}'
-  return {'comment': text, 'description': text}
-
-
 def written(
   path: str, *, seconds: float, frames: int, size: tuple[int, int], rate: Fraction, what: str
 ) -> str:
@@ -94,8 +87,12 @@ def written(
   return (
     f'Wrote {path}: {seconds:.2f} s, {frames} frames of {size[0]}x{size[1]} at '
     f'{float(rate):.6g} per second, {what}.\n'
-    'It is synthetic; a comment in the file says so. Say so too where you show it.'
+    f'It is synthetic; the file and {marks.sidecar_of(path)} say so. Say so too where you show it.'
   )
+
+
+# Takes items, what is done with them, and how many there are if that is known; gives the items.
+Progress = Callable[[Iterable, str, int | None], Iterable]
 
 
 def progress(items: Iterable, what: str, total: int | None) -> Iterable:

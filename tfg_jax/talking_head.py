@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from tfg_jax import media, synthetic_video
+from tfg_jax import marks, media, synthetic_video
 from tfg_jax.synthetic_video import CHUNK_FRAMES, SPEECH_RATE
 
 _STRETCHES = 16  # at most: more would not make the mean of who is heard much surer
@@ -25,7 +25,7 @@ class Talker:
   `synthetic_video.heard`); `draw` returns (N, S, S, 3) uint8 RGB.
   """
 
-  name: str  # for the tags of the file
+  maker: marks.Maker
   face_size: int
   rate: Fraction  # frames per second
   clip_samples: int  # L, of a training clip
@@ -59,6 +59,7 @@ def talk(
   talker: Talker,
   *,
   say: Callable[[str], None] = print,
+  progress: synthetic_video.Progress = synthetic_video.progress,
   chunk_frames: int = CHUNK_FRAMES,
 ) -> Made:
   """Writes `request.output`, as long as the audio.
@@ -73,6 +74,14 @@ def talk(
     len(speech) / SPEECH_RATE,
   )
   say(f'{request.audio}: {made.seconds:.2f} s')
+  said = marks.Marks(
+    talker.maker,
+    marks.SOUND,
+    'the head was drawn',
+    'from speech alone',
+    'It is no picture of the speaker.',
+    {'audio': request.audio},
+  )
   frames = draw(speech, made.frames, talker, chunk_frames=chunk_frames)
   with media.VideoWriter(
     request.output,
@@ -80,14 +89,10 @@ def talk(
     talker.face_size,
     talker.rate,
     audio=synthetic_video.sound_track(request.audio, made.seconds),
-    metadata=synthetic_video.tags(
-      'the head was drawn',
-      talker.name,
-      'from speech alone',
-      warning='It is no picture of the speaker.',
-    ),
+    metadata=said.tags,
+    finish=said.finish,
   ) as writer:
-    for frame in synthetic_video.progress(frames, 'drawing', made.frames):
+    for frame in progress(frames, 'drawing', made.frames):
       writer.write(frame)
   say(
     synthetic_video.written(
