@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tfg_jax import checkpoints, configuration, errors, partition, systems, train, trained
+from tfg_jax import checkpoints, configuration, errors, media, partition, systems, train, trained
 from tfg_jax.data import pipeline, records
 from tfg_jax.systems import base
 
@@ -172,7 +172,12 @@ def test_what_a_run_leaves_behind(trained_workdir):
   assert steps == [1, 2, 3, 4]
   assert [row['step'] for row in rows if 'generated/l1' in row] == [2, 4]
   names = {path.name for path in (trained_workdir / 'samples').iterdir()}
-  assert {'step_000000004.png', 'step_000000004_clip_0.mp4'} <= names
+  samples = {'step_000000004.png', 'step_000000004_clip_0.mp4'}
+  assert samples <= names
+  for name in samples:
+    tags = media.read_tags(trained_workdir / 'samples' / name)
+    assert tags['comment'].startswith('Synthetic media: samples were drawn by tfg_jax')
+    assert json.loads(tags['description'])['kind'] == 'sample of a training run'
   assert list((trained_workdir / 'tensorboard').glob('events*'))
 
 

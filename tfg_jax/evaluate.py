@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tqdm
 
-from tfg_jax import configuration, observers, partition, reporting, systems, trained
+from tfg_jax import configuration, marks, observers, partition, reporting, systems, trained
 from tfg_jax.data import clip_codec, pipeline, records
 from tfg_jax.systems import base
 
@@ -152,7 +152,7 @@ class Evaluation:
     shown = jax.device_get(self._samples(state, batch))
     wavs = [wav[:n] for wav, n in zip(batch['wav'], batch['num_samples'], strict=True)]
     report.samples(
-      int(state.step),
+      marks.Maker(self._run.system, int(state.step), weights=None),
       shown['strips'],
       shown['videos'],
       wavs,

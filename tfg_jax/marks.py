@@ -27,21 +27,22 @@ from tfg_jax import content_credentials, errors, media
 FOOTAGE = 'edit of footage'
 STILL = 'creation from a still'
 SOUND = 'creation from sound alone'
-SAMPLE = 'sample of a training run'
+SAMPLE = 'sample of a training run'  # beside what it is to be like; marked inside alone
 _PREFIX = 'Synthetic media: '
 
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-  """Who draws. `weights` is `trained.weights_digest`; None where they are not kept."""
+  """Who draws. `weights` is `trained.weights_digest`; None where no checkpoint need have them."""
 
   system: str
-  step: int
+  step: int | None  # of the training; None: several
   weights: str | None
   credentials: content_credentials.Credentials | None = None  # to sign with
 
   def __str__(self):
-    return f'tfg_jax {tfg_jax.__version__} ({self.system}, step {self.step})'
+    step = '' if self.step is None else f', step {self.step}'
+    return f'tfg_jax {tfg_jax.__version__} ({self.system}{step})'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,17 @@ class Marks:
       agent={'name': 'tfg_jax', 'version': tfg_jax.__version__},
       description=f'{self.sentence} Weights: {self.maker.weights}',
     )
+
+
+def of_samples(maker: Maker) -> Marks:
+  """Of pictures and clips that a run leaves in its workdir."""
+  return Marks(
+    maker,
+    SAMPLE,
+    'samples were drawn',
+    'in training, and are shown beside what they are to be like',
+    'Nobody shown said or did this.',
+  )
 
 
 def sidecar_of(path: str) -> str:

@@ -13,11 +13,11 @@ import pathlib
 import time
 from collections.abc import Callable
 
-import cv2
 import jax
 import numpy as np
+from PIL import Image
 
-from tfg_jax import media
+from tfg_jax import marks, media
 
 
 def say(line: str):
@@ -83,11 +83,13 @@ class Reporter:
       if self._tensorboard:
         self._tensorboard.write_scalars(step, values)
 
-  def samples(self, step: int, strips: np.ndarray, videos: np.ndarray, wavs: list, *, fps, rate):
-    """Writes pictures and clips; row i of each belongs to the same clip.
+  def samples(
+    self, maker: marks.Maker, strips: np.ndarray, videos: np.ndarray, wavs: list, *, fps, rate
+  ):
+    """Writes pictures and clips, marked as synthetic; row i of each belongs to the same clip.
 
     Args:
-      step: the step that made them.
+      maker: the system and the step that made them.
       strips: (B, H, W, 3) uint8 RGB.
       videos: (B, T, H, W, 3) uint8 RGB, padded; clip i is as long as its sound.
       wavs: B arrays of int16 mono.
@@ -97,14 +99,16 @@ class Reporter:
     if not self._writes:
       return
     self._samples.mkdir(exist_ok=True)
-    name = f'step_{step:09d}'
+    name = f'step_{maker.step:09d}'
+    said = marks.of_samples(maker)
     picture = np.concatenate(list(strips), axis=0)
-    cv2.imwrite(str(self._samples / f'{name}.png'), picture[..., ::-1])
+    Image.fromarray(picture).save(self._samples / f'{name}.png', pnginfo=said.png)
     if self._tensorboard:
-      self._tensorboard.write_images(step, {'samples': picture[None]})
+      self._tensorboard.write_images(maker.step, {'samples': picture[None]})
     for index, (video, wav) in enumerate(zip(videos, wavs, strict=True)):
       frames = video[: round(len(wav) / rate * fps)]
-      write_video(self._samples / f'{name}_clip_{index}.mp4', frames, wav, fps=fps, rate=rate)
+      path = self._samples / f'{name}_clip_{index}.mp4'
+      write_video(path, frames, wav, fps=fps, rate=rate, tags=said.tags)
 
   def close(self):
     if self._writes:
@@ -146,11 +150,13 @@ class Reporter:
     )
 
 
-def write_video(path: pathlib.Path, frames: np.ndarray, wav: np.ndarray, *, fps: float, rate: int):
+def write_video(path: pathlib.Path, frames: np.ndarray, wav: np.ndarray, *, fps, rate, tags):
   """Writes (T, H, W, 3) uint8 RGB frames with int16 mono sound as an MP4."""
   height, width = frames.shape[1:3]
   rate_of_frames = fractions.Fraction(fps).limit_denominator(1001)
-  with media.VideoWriter(path, width, height, rate_of_frames, audio=(wav, rate)) as writer:
+  with media.VideoWriter(
+    path, width, height, rate_of_frames, audio=(wav, rate), metadata=tags
+  ) as writer:
     for frame in frames:
       writer.write(frame)
 

@@ -24,7 +24,7 @@ import time
 
 from absl import app, flags
 
-from tfg_jax import errors
+from tfg_jax import errors, marks
 
 _PAPERS = ('talklip', 'davs', 'sf2f', 'speech2video')  # a module beside this one each
 # Of the quick form, on a CPU. With huge pages a lip reader's step takes two thirds of the time on
@@ -98,7 +98,8 @@ def main(argv, values=flags.FLAGS):
   report = _report(values, numbers, verdicts, finished, study)
   (workdir / 'claims.md').write_text(report)
   (workdir / 'claims.json').write_text(json.dumps(_as_json(numbers, verdicts), indent=2) + '\n')
-  study.strip(workdir).save(workdir / 'strip.png')
+  said = marks.of_samples(marks.Maker(values.paper, step=None, weights=None))
+  study.strip(workdir).save(workdir / 'strip.png', pnginfo=said.png)
   print(f'\n{report}\nIn {workdir}: claims.md, claims.json, strip.png')
 
 
