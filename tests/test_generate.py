@@ -241,6 +241,7 @@ def fake_run(system, name='talklip', state=77):
     state=np.uint8(state),
     step=500,
     weights='sha256:abc',
+    jitted=trained.jitted(system),
   )
 
 

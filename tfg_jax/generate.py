@@ -191,18 +191,14 @@ def generator_of(run, credentials=None) -> lip_sync.Generator:
 
   A system with `adapt` is fitted to the picture by the first call: one generator for one clip.
   """
-  import jax
-
-  system = run.system
-  generate = jax.jit(system.generate)
-  adapt = jax.jit(system.adapt) if hasattr(system, 'adapt') else None
+  system, adapt = run.system, run.jitted.get('adapt')
   state = None
 
   def draw(inputs):
     nonlocal state
     if state is None:
       state = run.state if adapt is None else adapt(run.state, inputs)
-    return np.asarray(generate(state, inputs))
+    return np.asarray(run.jitted['generate'](state, inputs))
 
   named = dict(maker=_maker(run, credentials), face_size=system.face_size, draw=draw)
   if system.draws == 'mouth':
@@ -212,31 +208,25 @@ def generator_of(run, credentials=None) -> lip_sync.Generator:
 
 def talker_of(run, credentials=None) -> talking_head.Talker:
   """Draws heads with a `trained.Trained`, compiled for this machine's first device."""
-  import jax
-
   system, data = run.system, run.run.data
-  describe, generate = jax.jit(system.describe), jax.jit(system.generate)
   return talking_head.Talker(
     maker=_maker(run, credentials),
     face_size=system.face_size,
     rate=_rate(run),
     clip_samples=round(data.max_frames / data.fps * data.sample_rate),
-    describe=lambda inputs: describe(run.state, inputs),
-    draw=lambda inputs: np.asarray(generate(run.state, inputs)),
+    describe=lambda inputs: run.jitted['describe'](run.state, inputs),
+    draw=lambda inputs: np.asarray(run.jitted['generate'](run.state, inputs)),
   )
 
 
 def painter_of(run, credentials=None):
   """The `portraits.Painter` of a `trained.Trained`, compiled for this machine's first device."""
-  import jax
-
   from tfg_jax import portraits
 
-  draw = jax.jit(run.system.generate)
   return portraits.Painter(
     maker=_maker(run, credentials),
     voice_activity=run.system.settings.voice_activity,
-    draw=lambda inputs: np.asarray(draw(run.state, inputs)),
+    draw=lambda inputs: np.asarray(run.jitted['generate'](run.state, inputs)),
   )
 
 

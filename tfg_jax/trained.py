@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -29,6 +30,17 @@ class Trained:
   def weights(self) -> str:
     """`weights_digest` of the state."""
     return weights_digest(self.state)
+
+  @functools.cached_property
+  def jitted(self) -> dict[str, Callable]:
+    """See `jitted`: whoever draws with this run again does not compile again."""
+    return jitted(self.system)
+
+
+def jitted(system: base.System) -> dict[str, Callable]:
+  """The functions that a system draws with, by name and under jit, for one device."""
+  names = [name for name in ('generate', 'adapt', 'describe') if hasattr(system, name)]
+  return {name: jax.jit(getattr(system, name)) for name in names}
 
 
 def weights_digest(state: base.State) -> str:
