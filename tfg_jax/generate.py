@@ -31,7 +31,7 @@ from tfg_jax import (
   talking_head,
 )
 
-_WHERE = 'the command line'
+WHERE = 'the command line'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def read_credentials(values) -> content_credentials.Credentials | None:
   if not (values.certificate and values.key):
     raise errors.ConfigError(
       'give both --certificate and --key, or neither',
-      where=_WHERE,
+      where=WHERE,
       hint='the one is the public part of what signs, the other the private',
     )
   credentials = content_credentials.Credentials(values.certificate, values.key)
@@ -159,7 +159,7 @@ def _check_flags(draws, system, values):
 
   def refuse(name, what=None):
     what = what or f'a run of {system} {kind.means}'
-    raise errors.ConfigError(f'--{name}: {what}', where=_WHERE, hint=hint)
+    raise errors.ConfigError(f'--{name}: {what}', where=WHERE, hint=hint)
 
   for name in _FLAGS:
     if values[name].present and name not in known:
@@ -167,11 +167,11 @@ def _check_flags(draws, system, values):
   for name in kind.needs:
     if not values[name].value:
       raise errors.ConfigError(
-        f'--{name} is missing: a run of {system} {kind.means}', where=_WHERE, hint=hint
+        f'--{name} is missing: a run of {system} {kind.means}', where=WHERE, hint=hint
       )
   if kind.one_of and sum(bool(values[name].value) for name in kind.one_of) != 1:
     one, other = kind.one_of
-    raise errors.ConfigError(f'give one of --{one} and --{other}', where=_WHERE, hint=hint)
+    raise errors.ConfigError(f'give one of --{one} and --{other}', where=WHERE, hint=hint)
   if draws == 'driven_face' and not values.video:
     for name in _OF_VIDEO:
       if values[name].present:
@@ -183,7 +183,7 @@ def _numbers(box):
   try:
     return None if box is None else [float(number) for number in box]
   except ValueError as error:
-    raise errors.ConfigError(f'--box={",".join(box)} is not four numbers', where=_WHERE) from error
+    raise errors.ConfigError(f'--box={",".join(box)} is not four numbers', where=WHERE) from error
 
 
 def generator_of(run, credentials=None) -> lip_sync.Generator:
@@ -333,7 +333,7 @@ def _inspect(values):
   for name in ('workdir', *_FLAGS):
     if values[name].present:
       raise errors.ConfigError(
-        f'--{name}: with --inspect nothing is drawn', where=_WHERE, hint='use --inspect=F alone'
+        f'--{name}: with --inspect nothing is drawn', where=WHERE, hint='use --inspect=F alone'
       )
   found = marks.inspect(values.inspect)
   print(found)

@@ -177,11 +177,16 @@ def inspect(path: str) -> Inspection:
   """
   inside = _marks_in(media.read_tags(path))
   beside, faults = _read_sidecar(path)
-  lines = [f'{path}:', *_describe('in the file', inside)]
-  lines += _describe(f'beside it, in {os.path.basename(sidecar_of(path))}', beside)
+  lines = [path]
+  sidecar = os.path.basename(sidecar_of(path))
+  if inside is not None and beside is not None and not _differences(inside, beside):
+    lines += _describe(f'in the file and in {sidecar}', inside)
+  else:
+    lines += _describe('in the file', inside)
+    lines += _describe(f'beside it, in {sidecar}', beside)
   if beside is not None:
     lines += _describe_inputs(beside)
-    faults += _compare(path, inside, beside)
+    faults += _differences(inside or {}, beside) + _misfit(path, beside)
   manifest, faults_of_manifest = _read_manifest(path)
   lines += manifest
   faults += faults_of_manifest
@@ -234,19 +239,22 @@ def _describe_inputs(record) -> Iterable[str]:
       yield f'  from the {what} {source.get("name")}, sha256 {source.get("sha256")}'
 
 
-def _compare(path, inside, beside) -> list[str]:
-  faults = []
-  if inside is not None:
-    for name in inside:
-      if inside[name] != beside.get(name):
-        faults.append(f'{name} is {inside[name]!r} in the file and {beside.get(name)!r} beside it')
+def _differences(inside, beside) -> list[str]:
+  return [
+    f'{name} is {inside[name]!r} in the file and {beside.get(name)!r} beside it'
+    for name in inside
+    if inside[name] != beside.get(name)
+  ]
+
+
+def _misfit(path, beside) -> list[str]:
   file, found = beside.get('file'), digest(path)
   expected = file.get('sha256') if isinstance(file, dict) else None
-  if expected != found:
-    faults.append(
-      f'this is not the file that was written: its sha256 is {found}, the sidecar says {expected}'
-    )
-  return faults
+  if expected == found:
+    return []
+  return [
+    f'this is not the file that was written: its sha256 is {found}, the sidecar says {expected}'
+  ]
 
 
 def _read_manifest(path):

@@ -103,6 +103,33 @@ def probe(path) -> MediaInfo:
     )
 
 
+def seconds_up_to(path, most: float) -> float:
+  """How long the sound or the pictures of a file last, whichever is longer, by its packets.
+
+  Files may not declare it (recordings of browsers) or declare anything. Nothing is decoded, and no
+  more is read than it takes to know that it is longer than `most`.
+
+  Raises:
+    MediaError: the file is missing, empty, not media or damaged.
+  """
+  with _open(path) as container:
+    if _is_image(container):
+      return 0.0
+    starts, longest = {}, 0.0
+    try:
+      for packet in container.demux():
+        if packet.pts is None or packet.stream.type not in ('audio', 'video'):
+          continue
+        time = float(packet.pts * packet.time_base)
+        end = time + float((packet.duration or 0) * packet.time_base)
+        longest = max(longest, end - starts.setdefault(packet.stream.index, time))
+        if longest > most:
+          break
+    except av.error.FFmpegError as error:
+      raise MediaError(f'the file is damaged ({error.strerror})', where=path) from error
+  return longest
+
+
 def read_tags(path) -> dict[str, str]:
   """What a file says of itself, by names in lower case: tags of a container, texts of a PNG.
 
