@@ -28,6 +28,9 @@ EXTRAS = {
   'faces': FACES,
   'prep': PREP,
   'torch': ['torch>=2.2'],
+  # A page in the browser. Gradio 6.0 moved theme and style to `launch`, as `demo.py` has them.
+  'web': [*PUPPET, *FACES, 'gradio>=6.0'],
+  'provenance': ['c2pa-python>=0.38'],  # signed C2PA manifests; carries a native library of 30 MB
   'voices': ['webrtcvad-wheels>=2.0.14'],  # the voice activity detector that SF2F cut speech with
   'tpu': ['jax[tpu]>=0.7.2'],
   'cuda': ['jax[cuda12]>=0.7.2'],
@@ -36,9 +39,12 @@ EXTRAS['test'] = [
   *EXTRAS['demo'],
   *EXTRAS['prep'],
   *EXTRAS['voices'],
+  *EXTRAS['web'],
+  *EXTRAS['provenance'],
   'hypothesis>=6.100',
   'pytest>=8',
   'pytest-xdist>=3.5',
+  'playwright>=1.50',  # drives a Chromium or Chrome that is there; tests are skipped without
   'python_speech_features>=0.6',
   'ruff>=0.6',
   'safetensors>=0.4',
@@ -68,7 +74,7 @@ setuptools.setup(
     'opencv-python-headless>=4.9',  # JPEG, and the resize that the public data went through
     'optax>=0.2.7',  # Muon whose rate is Adam's
     'orbax-checkpoint>=0.11.20',
-    'pillow>=10',  # PNGs with a note that they are synthetic
+    'pillow>=10',  # PNGs with marks that they are synthetic
     'protobuf>=4.25',
     'scikit-learn>=1.4',  # k-means of the lip expert's targets
     'soxr>=0.3',

@@ -1,5 +1,7 @@
 """Runs without training: systems from configs, their batches and states, and workdirs of these."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,29 @@ def noisy_state(system, seed=0):
 
   state = jax.eval_shape(system.init, jax.random.key(0))
   return jax.tree_util.tree_map_with_path(fill, state)
+
+
+def pretended(system, name='talklip', state=77):
+  """In place of a `trained.Trained`, for a system of functions that a test makes up."""
+  data = configuration.Data(max_frames=15, fps=30.0)
+  return types.SimpleNamespace(
+    run=types.SimpleNamespace(system=name, data=data),
+    system=system,
+    state=np.uint8(state),
+    step=500,
+    weights='sha256:abc',
+    jitted=trained.jitted(system),
+  )
+
+
+def noisy(config, workdir):
+  """Makes `workdir` that of a run that saved a state of noise; returns the state."""
+  trained.save_config(workdir, config)
+  run, system = build(config)
+  state = noisy_state(system)
+  with checkpoints.Checkpoints(workdir, run.checkpoint) as saved:
+    saved.save(state, checkpoints.Progress({}))
+  return state
 
 
 def untrained(config, root, workdir, seed: int = 0):

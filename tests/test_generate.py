@@ -11,9 +11,9 @@ import cv2
 import jax
 import numpy as np
 import pytest
+import runs
 from absl import flags
 from PIL import Image
-from runs import noisy_state
 
 from configs import davs, lip_expert, sf2f, speech2video, talklip
 from tfg_jax import configuration, errors, generate, lip_sync, media, systems, trained
@@ -233,25 +233,13 @@ def test_a_workdir_without_a_checkpoint(workdirs, given):
 # Drawing.
 
 
-def fake_run(system, name='talklip', state=77):
-  data = configuration.Data(max_frames=15, fps=30.0)
-  return types.SimpleNamespace(
-    run=types.SimpleNamespace(system=name, data=data),
-    system=system,
-    state=np.uint8(state),
-    step=500,
-    weights='sha256:abc',
-    jitted=trained.jitted(system),
-  )
-
-
 @pytest.fixture
 def grey(monkeypatch):
   """The run that is loaded draws grey mouths."""
   system = types.SimpleNamespace(
     draws='mouth', face_size=16, generate=lambda state, inputs: state + 0 * inputs['faces']
   )
-  monkeypatch.setattr(trained, 'load', lambda workdir: fake_run(system))
+  monkeypatch.setattr(trained, 'load', lambda workdir: runs.pretended(system))
 
 
 def test_the_command_writes_a_file(workdirs, given, grey, capsys):
@@ -286,7 +274,7 @@ def test_a_system_is_fitted_to_the_picture_once_by_the_first_chunk():
     adapt=lambda state, inputs: state + inputs['driving'][0, 0, 0, 0],
     generate=lambda state, inputs: state + 0 * inputs['driving'],
   )
-  generator = generate.generator_of(fake_run(system, 'davs', state=3))
+  generator = generate.generator_of(runs.pretended(system, 'davs', state=3))
   assert (generator.part, generator.picture_rate, generator.maker.step) == ('face', 30, 500)
   for level in (10, 20, 30):
     drawn = generator.draw({'driving': np.full((2, 4, 4, 3), level, np.uint8)})
@@ -300,7 +288,7 @@ def test_a_talker_knows_the_length_of_training_clips():
     describe=lambda state, inputs: {'identity': state + inputs['wav'].mean()},
     generate=lambda state, inputs: state + inputs['identity'],
   )
-  talker = generate.talker_of(fake_run(system, state=3))
+  talker = generate.talker_of(runs.pretended(system, state=3))
   assert talker.clip_samples == 8000 and talker.rate == Fraction(30)
   assert talker.describe({'wav': np.ones(4)})['identity'] == 4
   assert talker.draw({'identity': np.float32(4)}) == 7
@@ -340,7 +328,7 @@ def lively(system, gain):
     scale = gain / np.sqrt(np.prod(leaf.shape[:-1]))
     return rng.normal(0, scale, leaf.shape).astype(leaf.dtype)
 
-  state = noisy_state(system)
+  state = runs.noisy_state(system)
   nets = {
     name: net if name == 'voice' else net.replace(params=jax.tree.map(louder, net.params))
     for name, net in state.nets.items()

@@ -10,19 +10,16 @@ import clips
 import jax
 import numpy as np
 import pytest
+import runs
 from absl import flags
 from PIL import Image
-from runs import noisy_state
 
 import tfg_jax
 from tfg_jax import (
-  checkpoints,
-  configuration,
   content_credentials,
   generate,
   marks,
   media,
-  systems,
   trained,
 )
 from tfg_jax.errors import ConfigError, MediaError, MissingDependencyError
@@ -204,7 +201,8 @@ def test_nothing_is_left_of_what_could_not_be_finished(tmp_path, inputs):
 
 @pytest.fixture(scope='module')
 def state(twin):
-  return noisy_state(systems.build(configuration.resolve(twin()), axis_name=None))
+  _, system = runs.build(twin())
+  return runs.noisy_state(system)
 
 
 def test_the_digest_is_of_the_weights_alone(state):
@@ -225,11 +223,8 @@ def test_the_digest_is_of_the_weights_alone(state):
     assert trained.weights_digest(state.replace(nets=state.nets | {name: net})) != digest
 
 
-def test_the_digest_is_that_of_what_was_saved(twin, state, tmp_path):
-  trained.save_config(tmp_path, twin())
-  settings = configuration.resolve(twin()).checkpoint
-  with checkpoints.Checkpoints(tmp_path, settings) as saved:
-    saved.save(state, checkpoints.Progress({}))
+def test_the_digest_is_that_of_what_was_saved(twin, tmp_path):
+  state = runs.noisy(twin(), tmp_path)
   assert trained.load(tmp_path).weights == trained.weights_digest(state)
 
 

@@ -181,7 +181,7 @@ def find_puppets(choices: Sequence[Choice], folder: pathlib.Path) -> list:
 
   root = trained.read_config(choices[0].workdir).data.root
   clips = example_puppets.find(root, _PUPPETS)
-  return [example_puppets.write(clip, folder / str(i)) for i, clip in enumerate(clips)]
+  return [example_puppets.write(clip, folder, f'puppet_{i + 1}') for i, clip in enumerate(clips)]
 
 
 def example(choice: Choice, puppets: Sequence, number: int) -> Given:
@@ -208,6 +208,7 @@ def explain(error: errors.TfgError) -> str:
 
 _STYLE = """
 .gradio-container {max-width: 1120px !important; margin: 0 auto !important}
+#portrait img {width: 100%; height: 100%; object-fit: contain}
 .error {border-left: 4px solid #c0392b; background: #c0392b1a; padding: 10px 14px}
 """
 _INTRODUCTION = """
@@ -335,6 +336,7 @@ def page(choices: Sequence[Choice], puppets: Sequence, folder: str, *, max_secon
         )
         portrait = gr.Image(
           label='Drawn',
+          elem_id='portrait',
           type='filepath',
           interactive=False,
           height=420,

@@ -52,12 +52,12 @@ def _spread(root, split, count):
   return [*reversed(first.values()), *rest][:count]
 
 
-def write(clip: clip_codec.Clip, folder: pathlib.Path) -> Puppet:
-  """Writes the files of a clip into `folder`, which is made."""
-  folder.mkdir(parents=True)
+def write(clip: clip_codec.Clip, folder: pathlib.Path, name: str) -> Puppet:
+  """Writes the files of a clip, NAME.mp4, NAME.png and so on, into a folder that is made."""
+  folder.mkdir(parents=True, exist_ok=True)
   frames = np.zeros((len(clip.frames), clip.height, clip.width, 3), np.uint8)
   pipeline.decode_jpegs(clip.frames, frames, where=f'clip {clip.clip_id}')
-  paths = {name: str(folder / f'puppet.{end}') for name, end in _ENDINGS.items()}
+  paths = {kind: str(folder / f'{name}.{ending}') for kind, ending in _ENDINGS.items()}
   with media.VideoWriter(
     paths['video'], clip.width, clip.height, clip.fps, audio=(clip.wav, clip.sample_rate)
   ) as writer:
