@@ -30,7 +30,7 @@ EXTRAS = {
   'torch': ['torch>=2.2'],
   # A page in the browser. Gradio 6.0 moved theme and style to `launch`, as `demo.py` has them.
   'web': [*PUPPET, *FACES, 'gradio>=6.0'],
-  'provenance': ['c2pa-python>=0.38'],  # signed C2PA manifests; carries a native library of 30 MB
+  'provenance': ['c2pa-python>=0.38'],  # signed C2PA manifests; carries a native library of 50 MB
   'voices': ['webrtcvad-wheels>=2.0.14'],  # the voice activity detector that SF2F cut speech with
   'tpu': ['jax[tpu]>=0.7.2'],
   'cuda': ['jax[cuda12]>=0.7.2'],
