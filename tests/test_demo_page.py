@@ -73,6 +73,13 @@ def test_runs_say_what_they_take(choices):
   assert [choice.ending for choice in choices.values()] == 4 * ['.mp4'] + ['.png']
 
 
+def test_runs_of_the_same_name_are_told_apart(choices, tmp_path):
+  twin = tmp_path / 'head'
+  trained.save_config(twin, CONFIGS['head']())
+  workdirs = [choices['head'].workdir, str(twin), str(twin)]
+  assert [choice.name for choice in demo.open_runs(workdirs)] == workdirs[:2]
+
+
 def test_runs_that_draw_nothing_are_refused(tmp_path):
   trained.save_config(tmp_path, lip_expert.get_test_config('puppets_finetune'))
   with pytest.raises(CheckpointError, match='this run of lip_expert draws nothing'):
@@ -126,6 +133,8 @@ def test_only_what_a_run_takes_reaches_it(choices, files):
   assert demo._request(choices['head'], given(files, 'audio', box=box), 'o.mp4').output == 'o.mp4'
   with pytest.raises(ConfigError, match='--box=1,x is not four numbers'):
     demo._request(choices['face'], given(files, 'image', 'audio', box='1,x'), 'o.mp4')
+  with pytest.raises(ConfigError, match='this cannot be used'):
+    demo._request(choices['face'], given(files, 'image', 'audio', box='1,"2'), 'o.mp4')
 
 
 @pytest.fixture

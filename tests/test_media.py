@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image, PngImagePlugin
 
 from tfg_jax import media
 from tfg_jax.errors import MediaError
@@ -595,3 +596,63 @@ def test_a_full_disk_is_reported(tmp_path):
     for index in range(200):
       writer.write(clips.frame(index))
   assert not list(tmp_path.iterdir())
+
+
+# How long a file is, and what it says of itself.
+
+
+def test_how_long_files_last(tmp_path):
+  video = clips.write(tmp_path / 'in.mp4', 50, audio=clips.tone(3.0))
+  assert media.seconds_up_to(video, 60) == pytest.approx(3.0, abs=0.1)  # the sound is longer
+  assert media.seconds_up_to(video, 1) == pytest.approx(1.0, abs=0.1)  # no more was read
+  sound = clips.write_tone(tmp_path / 'in.wav', 1.5)
+  assert media.seconds_up_to(sound, 60) == pytest.approx(1.5, abs=0.01)
+  raw = clips.write(tmp_path / 'in.h264', 50, container='h264', options={'g': '10'})
+  assert media.seconds_up_to(raw, 60) == pytest.approx(2.0, abs=0.1)  # it has no timestamps
+  picture = clips.write(tmp_path / 'in.png', 1, codec='png', pixels='rgb24')
+  assert media.seconds_up_to(picture, 1) == 0
+  (tmp_path / 'text.mp4').write_text('no media')
+  with pytest.raises(MediaError, match='not a media file'):
+    media.seconds_up_to(tmp_path / 'text.mp4', 1)
+
+
+def test_a_recording_that_does_not_say_how_long_it_is(tmp_path):
+  path = tmp_path / 'live.mkv'
+  with av.open(str(path), 'w', options={'live': '1'}) as output:  # as browsers record
+    stream = output.add_stream('libx264', rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+    for index in range(50):
+      picture = av.VideoFrame.from_ndarray(clips.frame(index), format='rgb24')
+      output.mux(stream.encode(picture))
+    output.mux(stream.encode(None))
+  assert media.probe(path).duration is None
+  assert media.seconds_up_to(path, 60) == pytest.approx(2.0, abs=0.1)
+
+
+def test_tags_of_a_video_and_texts_of_a_picture(tmp_path):
+  path = tmp_path / 'out.mp4'
+  with media.VideoWriter(path, 64, 48, 25, metadata={'comment': 'a', 'description': 'b'}) as writer:
+    writer.write(clips.frame(0))
+  tags = media.read_tags(path)
+  assert tags['comment'] == 'a' and tags['description'] == 'b'
+  texts = PngImagePlugin.PngInfo()
+  texts.add_text('Comment', 'c')
+  Image.fromarray(clips.frame(0)).save(tmp_path / 'out.png', pnginfo=texts)
+  assert media.read_tags(tmp_path / 'out.png') == {'comment': 'c'}
+  content = (tmp_path / 'out.png').read_bytes()
+  (tmp_path / 'cut.png').write_bytes(content[:20])
+  with pytest.raises(MediaError, match='cut.png'):
+    media.read_tags(tmp_path / 'cut.png')
+  with pytest.raises(MediaError, match='does not exist'):
+    media.read_tags(tmp_path / 'none.mp4')
+
+
+def test_a_video_is_finished_before_it_has_its_name(tmp_path):
+  path, seen = tmp_path / 'out.mp4', []
+
+  def finish(partial, name):
+    seen.append((name, os.path.exists(name), media.probe(partial).has_video))
+
+  with media.VideoWriter(path, 64, 48, 25, finish=finish) as writer:
+    writer.write(clips.frame(0))
+  assert seen == [(str(path), False, True)] and path.exists()

@@ -30,14 +30,14 @@ _KEPT = 3600  # seconds for which Gradio keeps what was uploaded
 class Choice:
   """A trained run that can be picked."""
 
+  name: str  # tells it from the others
   workdir: str
   system: str
   draws: str  # `System.draws`
 
   @property
   def label(self) -> str:
-    name = os.path.basename(os.path.normpath(self.workdir))
-    return f'{name}: {self.system}, {generate.KINDS[self.draws].means}'
+    return f'{self.name}: {self.system}, {generate.KINDS[self.draws].means}'
 
   @property
   def takes(self) -> tuple[str, ...]:
@@ -82,7 +82,14 @@ def open_runs(workdirs: Sequence[str]) -> list[Choice]:
   Raises:
     CheckpointError: a folder is no workdir, or its run draws nothing.
   """
-  return [Choice(workdir, *generate.what_draws(workdir)) for workdir in workdirs]
+  workdirs = list(dict.fromkeys(os.path.abspath(workdir) for workdir in workdirs))
+  names = [os.path.basename(workdir) for workdir in workdirs]
+  if len(set(names)) < len(names):
+    names = workdirs
+  return [
+    Choice(name, workdir, *generate.what_draws(workdir))
+    for name, workdir in zip(names, workdirs, strict=True)
+  ]
 
 
 def draw(
@@ -160,7 +167,10 @@ def _request(choice, given, output):
   known = (*kind.needs, *kind.one_of, *kind.may_have)
   values = flags.FlagValues()
   generate.define_flags(values)
-  values(['demo', *(f'--{name}={x}' for name, x in wanted.items() if x and name in known)])
+  try:
+    values(['demo', *(f'--{name}={x}' for name, x in wanted.items() if x and name in known)])
+  except flags.Error as error:
+    raise errors.ConfigError(f'this cannot be used: {error}') from error
   return generate.read_request(choice.draws, choice.system, values)
 
 
@@ -351,10 +361,10 @@ def page(choices: Sequence[Choice], puppets: Sequence, folder: str, *, max_secon
     if puppets:
       gallery.select(fill, run, inputs, api_visibility='private')
     run.change(pick, run, inputs + outputs, api_visibility='private')
-    for field in (video, image):
-      # What is known of a puppet's face is not of another's.
-      field.upload(lambda: ('', None), None, [box, boxes], api_visibility='private')
-      field.clear(lambda: ('', None), None, [box, boxes], api_visibility='private')
+    # What is known of a puppet's face is not of another's.
+    others = [video.upload, video.clear, video.stop_recording]
+    others += [image.upload, image.clear, image.input]
+    gr.on(others, lambda: ('', None), None, [box, boxes], api_visibility='private')
     button.click(press, [run, *inputs], outputs, api_visibility='private')
   return blocks
 

@@ -115,14 +115,16 @@ def seconds_up_to(path, most: float) -> float:
   with _open(path) as container:
     if _is_image(container):
       return 0.0
-    starts, longest = {}, 0.0
+    starts, ends, longest = {}, {}, 0.0
     try:
       for packet in container.demux():
-        if packet.pts is None or packet.stream.type not in ('audio', 'video'):
+        if packet.stream.type not in ('audio', 'video'):
           continue
-        time = float(packet.pts * packet.time_base)
-        end = time + float((packet.duration or 0) * packet.time_base)
-        longest = max(longest, end - starts.setdefault(packet.stream.index, time))
+        stream, unit = packet.stream.index, float(packet.time_base or 0)
+        # Without timestamps (a raw stream) each packet follows the one before.
+        start = ends.get(stream, 0.0) if packet.pts is None else packet.pts * unit
+        ends[stream] = start + (packet.duration or 0) * unit
+        longest = max(longest, ends[stream] - starts.setdefault(stream, start))
         if longest > most:
           break
     except av.error.FFmpegError as error:
