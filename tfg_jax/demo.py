@@ -13,6 +13,7 @@ import html
 import os
 import pathlib
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -392,6 +393,7 @@ def main(argv, values=flags.FLAGS):
   errors.check_arguments(argv, values, 'workdir')
   logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   choices = open_runs(values.workdir)
+  port = _free_port(values.host, values.port)
   with tempfile.TemporaryDirectory(prefix='tfg_jax_') as folder:
     # Read when Gradio is imported: where uploads go, and that nobody is told of them.
     os.environ.update(
@@ -412,28 +414,34 @@ def main(argv, values=flags.FLAGS):
       print(f'The page has no examples: {error.what}; {error.hint}')
       puppets = []
     blocks = page(choices, puppets, folder, max_seconds=values.max_seconds)
-    try:
-      _, address, _ = blocks.launch(
-        server_name=values.host,
-        server_port=values.port or None,
-        max_file_size=values.max_megabytes << 20,
-        allowed_paths=[folder],
-        theme=gr.themes.Default(**_FONTS),
-        css=_STYLE,
-        footer_links=[],
-        share=False,
-        ssr_mode=False,
-        quiet=True,
-        prevent_thread_lock=True,
-      )
-    except OSError as error:
-      raise errors.ConfigError(
-        f'the page cannot be served at {values.host}, port {values.port}: {error}',
-        hint='name another --port; 0 takes any that is free',
-      ) from error
+    _, address, _ = blocks.launch(
+      server_name=values.host,
+      server_port=port,
+      max_file_size=values.max_megabytes << 20,
+      allowed_paths=[folder],
+      theme=gr.themes.Default(**_FONTS),
+      css=_STYLE,
+      footer_links=[],
+      share=False,
+      ssr_mode=False,
+      quiet=True,
+      prevent_thread_lock=True,
+    )
     print(f'The page is at {address} (stop it with Ctrl-C)', flush=True)
     _wait_for_the_end()
     blocks.close()
+
+
+def _free_port(host, port):
+  """`port`, or any that is free for 0."""
+  try:
+    with socket.create_server((host, port)) as server:
+      return server.getsockname()[1]
+  except OSError as error:
+    raise errors.ConfigError(
+      f'the page cannot be served at {host}, port {port}: {error.strerror}',
+      hint='name another --port; 0 takes any that is free',
+    ) from error
 
 
 def _wait_for_the_end():
