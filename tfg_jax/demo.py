@@ -229,6 +229,7 @@ Pick a trained run, drop or record what it draws from (up to {max_seconds:g} s),
 Let people say only what they agreed to. What is made here says that it is synthetic: in the file,
 and in a JSON file beside it.
 """
+_CAMERA = {'width': {'ideal': 640}, 'height': {'ideal': 480}, 'frameRate': {'ideal': 25}}
 _FONTS = dict(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])  # local
 
 
@@ -302,8 +303,9 @@ def page(choices: Sequence[Choice], puppets: Sequence, folder: str, *, max_secon
             interactive=False,
             buttons=[],
           )
-        # A recording is not mirrored: the file is what the camera saw.
-        camera = gr.WebcamOptions(mirror=False)
+        # Not mirrored: the file is what the camera saw. Left alone, browsers film as large as they
+        # can, at a few frames per second.
+        camera = gr.WebcamOptions(mirror=False, constraints={'video': _CAMERA})
         with gr.Row():
           video = gr.Video(
             label='Video',
