@@ -76,6 +76,7 @@ def test_evaluation_alone_gives_the_same_numbers(demo):
   done = run('tfg_jax.main', '--mode=evaluate', config, f'--workdir={workdir}')
   assert done.returncode == 0, done.stderr[-3000:]
   assert done.stdout.index('ground truth') < done.stdout.index('generated')
+  assert 'psnr_official' in (workdir / 'report.html').read_text()
   again = json.loads((workdir / 'results.json').read_text())
   assert again['step'] in (30, 60)  # the best
   if again['step'] == results['step']:

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -56,12 +57,11 @@ class Results:
       whole=self.whole | others.whole,
     )
 
-  def save(self, workdir: pathlib.Path):
-    """Writes the means and the table of clips."""
-    summary = {'split': self.split, 'step': self.step, 'clips': len(self.clip_ids)}
-    (workdir / RESULTS_FILE).write_text(
-      json.dumps(summary | {'means': self.means}, indent=2) + '\n'
-    )
+  def save(self, workdir: pathlib.Path, summary: str):
+    """Writes the means, with a sentence that says what they mean, and the table of clips."""
+    content = {'split': self.split, 'step': self.step, 'clips': len(self.clip_ids)}
+    content |= {'summary': summary, 'means': self.means}
+    (workdir / RESULTS_FILE).write_text(json.dumps(content, indent=2) + '\n')
     with (workdir / CLIPS_FILE).open('w', newline='') as file:
       writer = csv.writer(file)
       writer.writerow(['clip_id', *self.numbers])
@@ -69,17 +69,28 @@ class Results:
 
   def table(self) -> str:
     """Who (rows) by metric (columns), ground truth first."""
-    means = self.means
-    who = sorted({name.split('/')[0] for name in means}, key=lambda name: name != 'ground_truth')
-    metrics = list(dict.fromkeys(name.split('/')[1] for name in means))
+    metrics, rows = arrange(self.means)
     widths = [max(10, len(metric)) + 2 for metric in metrics]
     lines = [' ' * 16 + _cells(metrics, widths)]
-    for row in who:
-      cells = (means.get(f'{row}/{metric}') for metric in metrics)
+    for row, values in rows.items():
+      cells = (values.get(metric) for metric in metrics)
       cells = ('-' if cell is None else f'{cell:.4f}' for cell in cells)
       lines.append(f'{row.replace("_", " "):16}' + _cells(cells, widths))
     head = f'{len(self.clip_ids)} clips of split {self.split!r}, step {self.step}:'
     return '\n'.join([head, *lines])
+
+
+def arrange(means: Mapping[str, float]) -> tuple[list[str], dict[str, dict[str, float]]]:
+  """The metrics of a table, and the rows of everybody of whom some were measured: ground truth
+  first."""
+  metrics, rows = [], {}
+  for name, value in means.items():
+    who, metric = name.split('/')
+    rows.setdefault(who, {})[metric] = value
+    if metric not in metrics:
+      metrics.append(metric)
+  order = sorted(rows, key=lambda who: (who != 'ground_truth', who))
+  return metrics, {who: rows[who] for who in order}
 
 
 class Evaluation:
@@ -208,6 +219,6 @@ def evaluate_workdir(workdir: pathlib.Path, config, output: pathlib.Path | None 
     results = results.and_(evaluation.compare(state))
   output = output or workdir
   output.mkdir(parents=True, exist_ok=True)
-  results.save(output)
+  results.save(output, system.summary(results.means))
   reporting.say(results.table())
   return results

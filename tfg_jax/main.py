@@ -82,7 +82,7 @@ def main(argv, values=flags.FLAGS):
 
     plan.plan(values.config, values.topology, stage=values.stage, compiles=values.compiles)
     return
-  from tfg_jax import evaluate, train, trained
+  from tfg_jax import evaluate, run_report, train, trained
 
   workdir = pathlib.Path(values.workdir).absolute()
   if values.mode == 'evaluate':
@@ -92,6 +92,8 @@ def main(argv, values=flags.FLAGS):
       config.data.root = config.data.root or was.data.root  # it may have made its own puppets
     output = pathlib.Path(values.results).absolute() if values.results else workdir
     evaluate.evaluate_workdir(workdir, config, output)
+    if output == workdir:
+      run_report.refresh(workdir)
     return
   config = values.config
   with config.unlocked():

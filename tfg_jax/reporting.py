@@ -17,7 +17,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from tfg_jax import marks, media
+from tfg_jax import curves, marks, media
+
+METRICS_FILE = 'metrics.jsonl'
 
 
 def say(line: str):
@@ -49,6 +51,8 @@ class Reporter:
       waiting_share: share of the time since the last call that was spent waiting for data.
       pending: rows that the checkpoint of `start_step` held, see `Reporter.pending`.
     """
+    # Of what metrics.jsonl holds.
+    self.training_curves, self.evaluation_curves = curves.Curves(), curves.Curves()
     self._samples = workdir / 'samples'
     self._num_steps = num_steps
     self._batch_size = batch_size
@@ -58,7 +62,8 @@ class Reporter:
     if self._writes:
       workdir.mkdir(parents=True, exist_ok=True)
       written = start_step - len(self._rows)
-      self._lines = _open_metrics(workdir / 'metrics.jsonl', keep_until=written)
+      self._lines, kept = _open_metrics(workdir / METRICS_FILE, keep_until=written)
+      self.training_curves, self.evaluation_curves = curves.read(kept)
       self._tensorboard = _tensorboard_writer(workdir / 'tensorboard')
     self._waiting_share = waiting_share
     self._mark = (time.monotonic(), start_step)
@@ -80,6 +85,7 @@ class Reporter:
     if self._writes:
       self._lines.write(json.dumps({'step': step, **values}) + '\n')
       self._lines.flush()
+      self.evaluation_curves.add(step, values)
       if self._tensorboard:
         self._tensorboard.write_scalars(step, values)
 
@@ -137,6 +143,7 @@ class Reporter:
     if self._writes:
       for at, row in rows:
         self._lines.write(json.dumps({'step': at, **row}) + '\n')
+        self.training_curves.add(at, row)
       self._lines.flush()
       if self._tensorboard:
         self._tensorboard.write_scalars(step, means)
@@ -162,14 +169,14 @@ def write_video(path: pathlib.Path, frames: np.ndarray, wav: np.ndarray, *, fps,
 
 
 def _open_metrics(path, *, keep_until):
-  """Opens the metrics file for appending, without the lines of steps that will be done again."""
+  """The metrics file for appending, and its lines, without those of steps to be done again."""
   kept = []
   if path.exists():
     for line in path.read_text().splitlines(keepends=True):
       if line.endswith('\n') and json.loads(line)['step'] <= keep_until:
         kept.append(line)
   path.write_text(''.join(kept))
-  return path.open('a')
+  return path.open('a'), kept
 
 
 def _tensorboard_writer(directory):

@@ -18,6 +18,7 @@ from tfg_jax import (
   partition,
   pretrained,
   reporting,
+  run_report,
   systems,
   trained,
 )
@@ -77,6 +78,9 @@ def train_and_evaluate(
       pending=progress.pending_metrics,
       waiting_share=feed.waiting_share,
     )
+    page = run_report.RunReport(workdir, start, place.mesh.devices.flatten())
+    page.update(start, report.training_curves, report.evaluation_curves)
+    reporting.say(f'All at a glance, and kept up to date: {workdir / run_report.REPORT_FILE}')
     began = time.monotonic()
     try:
       for done in range(start + 1, run.num_steps + 1):
@@ -95,8 +99,9 @@ def train_and_evaluate(
           results = evaluation.run(state)
           report.scalars(done, results.means)
           evaluation.show_samples(state, report)
-          results.save(workdir)
-          reporting.say(f'After step {done}: {system.summary(results.means)}')
+          summary = system.summary(results.means)
+          results.save(workdir, summary)
+          reporting.say(f'After step {done}: {summary}')
           state = system.on_evaluation(state, results.means)
           score = results.means.get(system.score)
         if evaluated or done % run.checkpoint.every == 0 or stop.requested:
@@ -104,6 +109,8 @@ def train_and_evaluate(
             progress.sources, data_position=feed.get_state(), pending_metrics=report.pending()
           )
           saved.save(state, progress, score=score)
+          ended = done == run.num_steps or system.finished(state)
+          page.update(done, report.training_curves, report.evaluation_curves, ended=ended)
         if system.finished(state):
           reporting.say(f'The schedule has ended after step {done}.')
           break
@@ -197,6 +204,7 @@ def _say_done(run, system, results, workdir, seconds):
   made = [
     f'{run.system} is trained: {results.step} steps, {seconds / 60:.1f} minutes in this go.',
     f'  clips to watch   {workdir / "samples"}',
+    f'  all at a glance  {workdir / run_report.REPORT_FILE}',
     f'  curves           tensorboard --logdir={workdir / "tensorboard"}',
     f'  numbers          {workdir / evaluate.RESULTS_FILE}, {workdir / evaluate.CLIPS_FILE}',
   ]

@@ -1,10 +1,8 @@
 """The report: a summary for the terminal, `audit.csv` for programs, `audit.html` for people."""
 
-import base64
 import collections
 import csv
 import dataclasses
-import html
 import io
 import math
 import os
@@ -13,6 +11,7 @@ import cv2
 import numpy as np
 
 from data_prep.audits import faults, listening, measures
+from tfg_jax import html_page
 from tfg_jax.data import clip_codec, records
 
 PAGE_FILE, TABLE_FILE = 'audit.html', 'audit.csv'
@@ -27,13 +26,12 @@ CANNOT_TELL = (
   'It may not have learnt enough, or know another kind of faces; or most of the sound is wrong.'
 )
 _SHOWN, _STRIP, _FACE = 12, 4, 96  # clips of a kind, pictures of a clip, their height in pixels
-_BARS = 31
 
 
 def write(folder, directory, found):
   """Writes both files; `found` is an `audit.Audit` of the records in `directory`."""
-  _replace(os.path.join(folder, TABLE_FILE), _table(found.findings))
-  _replace(os.path.join(folder, PAGE_FILE), _page(directory, found))
+  html_page.write(os.path.join(folder, TABLE_FILE), _table(found.findings))
+  html_page.write(os.path.join(folder, PAGE_FILE), _page(directory, found))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -148,54 +146,31 @@ def _table(findings):
 # For people
 # --------------------------------------------------------------------------------------------------
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-  max-width: 1080px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; } td, th { padding: .2em .8em .2em 0; text-align: left;
-  vertical-align: top; border-bottom: 1px solid #eee; overflow-wrap: anywhere; }
-td:first-child { min-width: 8em; } td.n, th.n { text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums; } tr.none { color: #6b6b6b; } a { color: inherit; }
-.charts, .sheet { display: grid; gap: 1em 1.2em;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
-figure { margin: 0; } figcaption { font-size: .85em; color: #555; overflow-wrap: anywhere; }
-svg, .sheet img { width: 100%; height: auto; display: block; }
-.bad { color: #b3261e; } .fine { color: #1b6e3c; }
-.scroll { max-height: 32em; overflow: auto; font-size: .85em; }
-.scroll th { position: sticky; top: 0; background: #fff; }
-"""
-
 
 def _page(directory, found):
   clips = [finding.measures for finding in found.findings]
   accused = [finding for finding in found.findings if finding.faults]
   parts = [
-    f'<h1>Audit of {_text(found.info.corpus)}</h1>',
+    f'<h1>Audit of {html_page.text(found.info.corpus)}</h1>',
     f'<p>{len(clips)} clips, {hours(clips):.2f} hours. '
     + (
       f'<b class="bad">{len(accused)} have a fault.</b>'
       if accused
       else '<b class="fine">None has a fault.</b>'
     )
-    + f' Licence: {_text(found.info.licence)}. Made by {_text(found.info.tool)}.</p>',
+    + f' Licence: {html_page.text(found.info.licence)}. '
+    f'Made by {html_page.text(found.info.tool)}.</p>',
     '<h2>Findings</h2>',
     _counts(found),
-    '<h2>The record set <small>(medians)</small></h2><table>',
-    *(f'<tr><td>{_text(what)}</td><td>{_text(text)}</td></tr>' for what, text in _facts(found)),
-    '</table><h2>Measures</h2><div class="charts">',
+    '<h2>The record set <small>(medians)</small></h2>',
+    html_page.facts(_facts(found)),
+    '<h2>Measures</h2><div class="charts">',
     *_charts(found, clips),
     '</div>',
     *_sheets(directory, found),
     *_listing(found),
   ]
-  title = f'<title>Audit of {_text(found.info.corpus)}</title>'
-  head = '<!doctype html><html lang="en"><meta charset="utf-8">'
-  head += f'<meta name="viewport" content="width=device-width">{title}<style>{_STYLE}</style>'
-  return head + '\n'.join(parts) + '</html>\n'
-
-
-def _text(value):
-  return html.escape(str(value))
+  return html_page.document(f'Audit of {found.info.corpus}', parts)
 
 
 def _counts(found):
@@ -230,37 +205,7 @@ def _charts(found, clips):
     if len(values):
       others = found.foreign[:, 1] if name == 'match' else np.zeros(0)
       mark = found.threshold.in_place if name == 'match' else math.nan
-      yield _histogram(values, caption, limits, others, mark)
-
-
-def _histogram(values, caption, limits, others, mark):
-  """An SVG of two histograms over each other, each with its own scale, and a mark."""
-  width, height = 330, 120
-  both = np.concatenate([values, others])
-  low, high = limits or (both.min(), both.max())
-  if high - low < 1e-9:
-    return f'<figure>{_text(caption)}: <b>{low:.3g}</b> in every clip</figure>'
-  bars = []
-  for one, colour in ((others, '#999'), (values, '#3367a8')):
-    counts, edges = np.histogram(np.clip(one, low, high), _BARS, (low, high))
-    for place, count in enumerate(counts):
-      if count:
-        tall = max(1.0, height * count / counts.max())
-        bars.append(
-          f'<rect x="{width * place / _BARS:.1f}" y="{height - tall:.1f}" fill="{colour}" '
-          f'width="{width / _BARS - 1:.1f}" height="{tall:.1f}" opacity="0.8">'
-          f'<title>{edges[place]:.3g} to {edges[place + 1]:.3g}: {count}</title></rect>'
-        )
-  if not math.isnan(mark):
-    x = width * (mark - low) / (high - low)
-    bars.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" stroke="#b3261e"/>')
-  return (
-    f'<figure><svg viewBox="0 0 {width} {height + 16}" role="img" aria-label="{caption}">'
-    f'{"".join(bars)}<line x1="0" x2="{width}" y1="{height}" y2="{height}" stroke="#888"/>'
-    f'<text x="0" y="{height + 13}" font-size="11">{low:.3g}</text>'
-    f'<text x="{width}" y="{height + 13}" font-size="11" text-anchor="end">{high:.3g}</text>'
-    f'</svg><figcaption>{caption}</figcaption></figure>'
-  )
+      yield html_page.histogram(values, caption, limits, others, mark)
 
 
 def _sheets(directory, found):
@@ -292,8 +237,8 @@ def _figure(directory, clip, sources):
     picture = cv2.rectangle(frames[index].copy(), (x1, y1), (x2 - 1, y2 - 1), (90, 200, 120))
     strip.append(cv2.resize(picture, (width, _FACE), interpolation=cv2.INTER_AREA))
   (jpeg,) = clip_codec.encode_jpegs([np.concatenate(strip, axis=1)], quality=80)
-  name = _text(f'{clip.split}/{clip.clip}')
-  image = f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" alt="{name}">'
+  name = html_page.text(f'{clip.split}/{clip.clip}')
+  image = f'<img src="{html_page.data_uri("image/jpeg", jpeg)}" alt="{name}">'
   return f'<figure>{image}<figcaption>{name}<br>{_about(clip)}</figcaption></figure>'
 
 
@@ -322,18 +267,10 @@ def _listing(found):
   yield ''.join(f'<th class="n">{name.replace("_", " ")}</th>' for name in numbers) + '</tr>'
   for finding in named:
     clip = finding.measures
-    yield f'<tr><td>{_text(clip.clip)}</td><td>{_text(clip.split)}</td>'
+    yield f'<tr><td>{html_page.text(clip.clip)}</td><td>{html_page.text(clip.split)}</td>'
     bad, other = (', '.join(names) for names in (finding.faults, finding.remarks))
     yield f'<td><span class="bad">{bad}</span> {other}</td>'
     values = (getattr(clip, name) for name in numbers)
     cells = ('' if math.isnan(x) else f'{x:.3g}' for x in values)
     yield ''.join(f'<td class="n">{cell}</td>' for cell in cells) + '</tr>'
   yield '</table></div>'
-
-
-def _replace(path, text):
-  """Writes a file that is whole or absent."""
-  temporary = f'{path}.{os.getpid()}.partial'
-  with open(temporary, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file:
-    file.write(text)
-  os.replace(temporary, path)
