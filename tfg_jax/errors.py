@@ -79,6 +79,11 @@ def parse_flags(argv):
   """The `flags_parser` of every `app.run`: a flag that cannot be is an expected failure too."""
   from absl import flags
 
+  from tfg_jax import command_line
+
+  if command_line.asks_for_help(argv):
+    print(command_line.help_text())
+    sys.exit()
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:

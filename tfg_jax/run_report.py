@@ -139,11 +139,11 @@ def write(workdir: pathlib.Path, training: Curves, evaluations: Curves):
 _STYLE = """
 h1 { margin-bottom: .2em; } .lead { font-size: 1.15em; } footer, .quiet { color: #6b6b6b; }
 progress { width: 100%; height: .8em; accent-color: #3367a8; }
-.wide { overflow-x: auto; } .wide td:first-child { min-width: 7em; }
+.wide { overflow-x: auto; } .wide td, .wide th { white-space: nowrap; }
 tr.truth td { color: #1b6e3c; }
 .samples { display: grid; gap: 1em 1.2em; grid-template-columns: 3fr 2fr; align-items: start; }
 .samples img, .samples video { width: 100%; height: auto; display: block; }
-.clips { display: grid; gap: .6em; grid-template-columns: repeat(auto-fill, minmax(min(100%, 190px),
+.clips { display: grid; gap: .6em; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px),
   1fr)); }
 .settings { columns: 3 16em; font-size: .85em; } .settings div { break-inside: avoid;
   overflow-wrap: anywhere; } .settings h3 { font-size: 1em; margin: .6em 0 .1em; }
@@ -244,7 +244,7 @@ def _data(config):
     'by': info.tool,
     'folder': data['root'],
   }
-  yield html_page.facts(facts.items())
+  yield html_page.facts((what, value) for what, value in facts.items() if value != '')
 
 
 def _config(config):
