@@ -42,6 +42,8 @@ EXTRAS['test'] = [
   *EXTRAS['web'],
   *EXTRAS['provenance'],
   'hypothesis>=6.100',
+  'ipykernel>=6.29',  # these two run the notebook in colab/
+  'nbclient>=0.10',
   'pytest>=8',
   'pytest-xdist>=3.5',
   'playwright>=1.50',  # drives a Chromium or Chrome that is there; tests are skipped without
