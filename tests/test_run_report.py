@@ -141,9 +141,8 @@ def test_a_curve_on_a_large_range_has_a_logarithmic_scale_and_one_point_is_a_dot
 # --------------------------------------------------------------------------------------------------
 
 
-def session(workdir, began, start, *updates):
+def session(workdir, start, *updates):
   report = run_report.RunReport(workdir, start, jax.devices()[:1])
-  report._began = began
   for step in updates:
     report.update(step, *curves.read([]))
   return [(x['from_step'], x['to_step']) for x in sessions_of(workdir)]
@@ -155,9 +154,9 @@ def sessions_of(workdir):
 
 def test_sessions_of_resumed_and_killed_runs_are_kept_and_not_doubled(workdir):
   (workdir / 'sessions.json').unlink()
-  assert session(workdir, 'a', 0, 0, 1, 3) == [(0, 3)]
-  assert session(workdir, 'b', 2, 2) == [(0, 2), (2, 2)]  # a was killed before it saved step 3
-  assert session(workdir, 'c', 2, 2, 4) == [(0, 2), (2, 4)]  # b did not get anywhere
+  assert session(workdir, 0, 0, 1, 3) == [(0, 3)]
+  assert session(workdir, 2, 2) == [(0, 2), (2, 2)]  # killed before it saved step 3
+  assert session(workdir, 2, 2, 4) == [(0, 2), (2, 4)]  # that one got nowhere
   page = page_of(workdir)
   assert '4 of 4 steps' in page and 'in 2 sessions' in page
 
@@ -200,6 +199,7 @@ def test_a_page_that_cannot_be_written_is_said_and_stops_nothing(workdir, capsys
   assert (workdir / 'report.html').read_bytes() == before
   assert not list(workdir.glob('*.partial'))
   (workdir / 'sessions.json').write_text('{')
+  report = run_report.RunReport(workdir, 4, jax.devices()[:1])
   report.update(5, *curves.read([]))
   assert 'report.html was not written: JSONDecodeError' in capsys.readouterr().out
   (workdir / 'sessions.json').unlink()

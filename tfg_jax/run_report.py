@@ -58,6 +58,7 @@ class RunReport:
     self._devices = f'{len(devices)} x {devices[0].device_kind}'
     self._began = _now()
     self._mark = time.monotonic()
+    self._before = None  # the sessions before this one, once they are read
 
   def update(self, step: int, training: Curves, evaluations: Curves, *, ended: bool = False):
     """Writes the page after `step`; `ended` if it is the run's last."""
@@ -70,11 +71,12 @@ class RunReport:
       reporting.say(f'{REPORT_FILE} was not written: {type(error).__name__}: {error}')
 
   def _save_sessions(self, step, ended):
-    """Those before this one, without what killed ones trained after their last checkpoint."""
     path = self._workdir / SESSIONS_FILE
-    before = [session for session in _read_json(path, []) if session['began'] != self._began]
-    for session in before:
-      session['to_step'] = min(session['to_step'], self._start_step)
+    if self._before is None:
+      before = _read_json(path, [])
+      for session in before:  # what a killed one did after its last checkpoint is done again
+        session['to_step'] = min(session['to_step'], self._start_step)
+      self._before = [session for session in before if session['from_step'] < session['to_step']]
     now = {
       'began': self._began,
       'from_step': self._start_step,
@@ -88,8 +90,7 @@ class RunReport:
       'python': platform.python_version(),
       'system': f'{platform.system()} {platform.machine()}',
     }
-    sessions = [session for session in before if session['from_step'] < session['to_step']]
-    html_page.write(path, json.dumps([*sessions, now], indent=2) + '\n')
+    html_page.write(path, json.dumps([*self._before, now], indent=2) + '\n')
 
 
 def refresh(workdir: pathlib.Path):
