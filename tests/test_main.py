@@ -31,7 +31,7 @@ def test_help_is_the_docstring_and_the_flags_in_the_order_of_their_sense():
   assert '--mode=plan --topology=v5e:2x4' in about
   names = [line.strip() for line in listed.splitlines() if line.startswith('  --')]
   assert names[:3] == ['--config', '--workdir', '--mode=train|evaluate|plan']
-  assert names[3:] == ['--topology', '--stage', '--compiles', '--[no]multihost']
+  assert names[3:] == ['--results', '--topology', '--stage', '--compiles', '--[no]multihost']
   assert 'says what a step costs on --topology. Default: train.' in ' '.join(listed.split())
   assert 'None' not in listed and str(ROOT) not in listed
   assert max(map(len, done.stdout.splitlines())) <= 100
