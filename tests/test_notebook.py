@@ -60,6 +60,7 @@ def test_what_is_stored_reads_well(notebook):
 
 @pytest.mark.end_to_end
 def test_every_cell_runs_and_shows_what_it_should(notebook, tmp_path, monkeypatch):
+  pytest.importorskip('torch', reason='needs the extra [torch]')
   changed = nbformat.from_dict(notebook)
   fill_in(changed, FORM)
   for cell in changed.cells:
