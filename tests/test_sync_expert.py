@@ -38,7 +38,7 @@ def trained_one(request, twin):
   run, system = build(twin(request.param))
   batch = first_batch(run, system.sample, seed=0)
   state = jax.jit(system.init)(jax.random.key(0))
-  step = jax.jit(train.skip_non_finite(system.train_step))
+  step = jax.jit(train.skip_bad_steps(system.train_step))
   history = []
   for _ in range(40):
     state, metrics = step(state, batch)
@@ -242,7 +242,7 @@ def test_pmap_trains_as_jit_does(twin):
     place = partition.build(kind, batch_size=2, devices=jax.devices()[:count])
     system = systems.build(run, axis_name=place.axis_name)
     state = place.init(system.init, jax.random.key(0))
-    step = place.train(train.skip_non_finite(system.train_step))
+    step = place.train(train.skip_bad_steps(system.train_step))
     state, metrics = step(state, place.put(first_batch(run, system.sample, seed=0)))
     ended[kind] = jax.device_get((metrics, state.nets['expert'].stats))
   jax.tree.map(

@@ -106,7 +106,7 @@ def test_without_an_adversarial_loss_there_is_no_discriminator(twin):
 def test_l1_falls_on_a_repeated_batch(twin):
   run, system = build(twin())
   batch = first_batch(run, system.sample, seed=0)
-  state, step = started(system), jax.jit(train.skip_non_finite(system.train_step))
+  state, step = started(system), jax.jit(train.skip_bad_steps(system.train_step))
   l1 = []
   for _ in range(60):
     state, metrics = step(state, batch)

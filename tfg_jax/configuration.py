@@ -7,6 +7,7 @@ belongs to the system that `config.system` names; see `tfg_jax/systems`.
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, get_origin
 
@@ -110,13 +111,24 @@ class Run:
   partition: str = 'jit'
   dtype: str = 'float32'  # of the computation; parameters, statistics and losses stay float32
   log_every: int = 50  # steps
-  max_skipped_in_row: int = 20  # steps with a non-finite number before the run stops
+  # A step is not applied if a loss or gradient is not finite, or a metric is above its limit: a
+  # discriminator that has won has a loss that no healthy step has, e.g. {'d/fake': 50.0}.
+  metric_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  max_skipped_in_row: int = 20  # such steps before the run goes back to its last good checkpoint,
+  max_roll_backs: int = 0  # as often as this, and then stops
   data: Data = dataclasses.field(default_factory=Data)
   checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
   evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
 
   def __post_init__(self):
     _check_positive(self, '', 'num_steps', 'log_every', 'max_skipped_in_row')
+    _check(self.max_roll_backs >= 0, f'max_roll_backs is {self.max_roll_backs}', 'use 0 or more')
+    for name, limit in self.metric_limits.items():
+      _check(
+        isinstance(limit, (int, float)) and math.isfinite(limit),
+        f'metric_limits.{name} is {limit!r}',
+        'use a number',
+      )
     _check(self.seed >= 0, f'seed is {self.seed}', 'use 0 or more')
     _check(
       self.dtype in ('float32', 'bfloat16'),

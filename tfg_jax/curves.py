@@ -60,7 +60,7 @@ class Curves:
       self._points[name] = merged
 
 
-def read(lines: Iterable[str]) -> tuple[Curves, Curves]:
+def read(lines: Iterable[str | bytes]) -> tuple[Curves, Curves]:
   """The curves of training steps and those of evaluations, from the lines of a metrics.jsonl.
 
   Every step has a line, and an evaluation after it a second one.

@@ -46,6 +46,14 @@ class CheckpointError(TfgError):
   """A checkpoint that is missing, damaged or belongs to another config."""
 
 
+class DamagedCheckpointError(CheckpointError):
+  """A checkpoint whose files are not what was saved; an older one may be whole."""
+
+
+class StorageError(TfgError):
+  """A disk that is full or read-only, or a folder that another process writes to."""
+
+
 class ConversionError(TfgError):
   """A PyTorch file that cannot be read safely or does not fit the network."""
 

@@ -6,6 +6,7 @@ clips.csv      the same numbers for each clip
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 from collections.abc import Mapping
@@ -14,7 +15,16 @@ import jax
 import numpy as np
 import tqdm
 
-from tfg_jax import configuration, marks, observers, partition, reporting, systems, trained
+from tfg_jax import (
+  configuration,
+  marks,
+  observers,
+  partition,
+  reporting,
+  storage,
+  systems,
+  trained,
+)
 from tfg_jax.data import clip_codec, pipeline, records
 from tfg_jax.systems import base
 
@@ -57,15 +67,23 @@ class Results:
       whole=self.whole | others.whole,
     )
 
-  def save(self, workdir: pathlib.Path, summary: str):
-    """Writes the means, with a sentence that says what they mean, and the table of clips."""
+  def save(self, folder: pathlib.Path, summary: str):
+    """Writes the means, with a sentence that says what they mean, and the table of clips.
+
+    Raises:
+      StorageError: if the disk refuses.
+    """
     content = {'split': self.split, 'step': self.step, 'clips': len(self.clip_ids)}
     content |= {'summary': summary, 'means': self.means}
-    (workdir / RESULTS_FILE).write_text(json.dumps(content, indent=2) + '\n')
-    with (workdir / CLIPS_FILE).open('w', newline='') as file:
-      writer = csv.writer(file)
-      writer.writerow(['clip_id', *self.numbers])
-      writer.writerows(zip(self.clip_ids, *self.numbers.values(), strict=True))
+    file = io.StringIO()
+    table = csv.writer(file)
+    table.writerow(['clip_id', *self.numbers])
+    table.writerows(zip(self.clip_ids, *self.numbers.values(), strict=True))
+    with storage.reported(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+      text = json.dumps(content, indent=2) + '\n'
+      storage.write_whole(folder / RESULTS_FILE, [text.encode()])
+      storage.write_whole(folder / CLIPS_FILE, [file.getvalue().encode()])
 
   def table(self) -> str:
     """Who (rows) by metric (columns), ground truth first."""
@@ -218,7 +236,6 @@ def evaluate_workdir(workdir: pathlib.Path, config, output: pathlib.Path | None 
   if hasattr(system, 'compare'):
     results = results.and_(evaluation.compare(state))
   output = output or workdir
-  output.mkdir(parents=True, exist_ok=True)
   results.save(output, system.summary(results.means))
   reporting.say(results.table())
   return results

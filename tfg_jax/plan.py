@@ -139,7 +139,7 @@ class Step:
     arrays = {
       name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in self.clip.items()
     }
-    step = train.skip_non_finite(self.system.train_step)
+    step = train.skip_bad_steps(self.system.train_step)
     try:
       compiled = self.place.lower(step, self.state, arrays).compile()
     except jax.errors.JaxRuntimeError as error:

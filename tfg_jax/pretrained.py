@@ -34,7 +34,7 @@ def load(folder: str | pathlib.Path) -> Source:
       where=folder,
       hint='let it train until its first save (config.checkpoint.every).',
     )
-  return Source(folder, _read_nets(folder / 'checkpoints' / f'{step:012d}' / 'state'))
+  return Source(folder, _read_nets(folder / 'checkpoints' / f'{step:012d}'))
 
 
 def shapes(folder: str | pathlib.Path) -> Source:
@@ -66,23 +66,22 @@ def _public(folder, network, variables) -> Source:
   return Source(folder, nets, network)
 
 
-def _read_nets(path) -> dict[str, dict[str, Any]]:
-  """The variables of every network of a saved state."""
-  try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      saved = checkpointer.metadata(path).item_metadata.tree['nets']
-      wanted = {
-        'nets': {
-          name: {part: net[part] for part in ('params', 'stats') if net.get(part)}
-          for name, net in saved.items()
-        }
+def _read_nets(folder) -> dict[str, dict[str, Any]]:
+  """The variables of every network of a checkpoint."""
+  path = folder / 'state'
+  handler = ocp.PyTreeCheckpointHandler()
+  with checkpoints.damage_of(folder), ocp.Checkpointer(handler) as checkpointer:
+    saved = checkpointer.metadata(path).item_metadata.tree['nets']
+    wanted = {
+      'nets': {
+        name: {part: net[part] for part in ('params', 'stats') if net.get(part)}
+        for name, net in saved.items()
       }
-      as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-      args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-      nets = checkpointer.restore(path, args=args)['nets']
-  except (OSError, ValueError, KeyError) as error:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise errors.CheckpointError(f'the checkpoint cannot be read: {reason}', where=path) from error
+    }
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+    nets = checkpointer.restore(path, args=args)['nets']
+  checkpoints.verify(folder, {'nets': nets})
   return {
     name: {'params': net['params'], 'batch_stats': net.get('stats', {})}
     for name, net in nets.items()

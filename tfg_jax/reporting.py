@@ -8,7 +8,9 @@ Only process 0 reports.
 """
 
 import fractions
+import io
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from tfg_jax import curves, marks, media
+from tfg_jax import curves, errors, marks, media, storage
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -60,11 +62,12 @@ class Reporter:
     self._rows = list(pending)
     self._writes = jax.process_index() == 0
     if self._writes:
-      workdir.mkdir(parents=True, exist_ok=True)
-      written = start_step - len(self._rows)
-      self._lines, kept = _open_metrics(workdir / METRICS_FILE, keep_until=written)
-      self.training_curves, self.evaluation_curves = curves.read(kept)
-      self._tensorboard = _tensorboard_writer(workdir / 'tensorboard')
+      with storage.reported(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        written = start_step - len(self._rows)
+        self._lines, kept = _open_metrics(workdir / METRICS_FILE, keep_until=written)
+        self.training_curves, self.evaluation_curves = curves.read(kept)
+        self._tensorboard = _tensorboard_writer(workdir / 'tensorboard')
     self._waiting_share = waiting_share
     self._mark = (time.monotonic(), start_step)
 
@@ -75,7 +78,10 @@ class Reporter:
       self.flush()
 
   def pending(self) -> tuple:
-    """The rows that are in no file yet, as JSON: a checkpoint keeps them."""
+    """The rows that are in no file yet, as JSON, for a checkpoint; all others are on the disk."""
+    if self._writes:
+      with storage.reported(self._lines.name):
+        os.fsync(self._lines.fileno())
     self._rows = [(step, _to_floats(row)) for step, row in self._rows]
     return tuple(self._rows)
 
@@ -83,8 +89,7 @@ class Reporter:
     """Writes evaluation results, after the metrics of the steps before them."""
     self.flush()
     if self._writes:
-      self._lines.write(json.dumps({'step': step, **values}) + '\n')
-      self._lines.flush()
+      self._write([(step, values)])
       self.evaluation_curves.add(step, values)
       if self._tensorboard:
         self._tensorboard.write_scalars(step, values)
@@ -104,11 +109,14 @@ class Reporter:
     """
     if not self._writes:
       return
-    self._samples.mkdir(exist_ok=True)
     name = f'step_{maker.step:09d}'
     said = marks.of_samples(maker)
     picture = np.concatenate(list(strips), axis=0)
-    Image.fromarray(picture).save(self._samples / f'{name}.png', pnginfo=said.png)
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, 'PNG', pnginfo=said.png)
+    with storage.reported(self._samples):
+      self._samples.mkdir(exist_ok=True)
+      storage.write_whole(self._samples / f'{name}.png', [png.getvalue()])
     if self._tensorboard:
       self._tensorboard.write_images(maker.step, {'samples': picture[None]})
     for index, (video, wav) in enumerate(zip(videos, wavs, strict=True)):
@@ -118,7 +126,8 @@ class Reporter:
 
   def close(self):
     if self._writes:
-      self._lines.close()
+      with storage.reported(self._lines.name):
+        self._lines.close()
       if self._tensorboard:
         self._tensorboard.close()
 
@@ -141,10 +150,9 @@ class Reporter:
       'time/waiting_for_data': self._waiting_share(),
     }
     if self._writes:
+      self._write(rows)
       for at, row in rows:
-        self._lines.write(json.dumps({'step': at, **row}) + '\n')
         self.training_curves.add(at, row)
-      self._lines.flush()
       if self._tensorboard:
         self._tensorboard.write_scalars(step, means)
     left = (self._num_steps - step) / max(rate, 1e-9)
@@ -155,6 +163,11 @@ class Reporter:
       f'step {step}/{self._num_steps}  {rate:.2f} steps/s  {rate * self._batch_size:.1f} clips/s  '
       f'{_clock(left)} left  waiting for data {means["time/waiting_for_data"]:.0%}  {shown}'
     )
+
+  def _write(self, rows):
+    with storage.reported(self._lines.name):
+      self._lines.writelines(json.dumps({'step': step, **row}) + '\n' for step, row in rows)
+      self._lines.flush()
 
 
 def write_video(path: pathlib.Path, frames: np.ndarray, wav: np.ndarray, *, fps, rate, tags):
@@ -172,11 +185,24 @@ def _open_metrics(path, *, keep_until):
   """The metrics file for appending, and its lines, without those of steps to be done again."""
   kept = []
   if path.exists():
-    for line in path.read_text().splitlines(keepends=True):
-      if line.endswith('\n') and json.loads(line)['step'] <= keep_until:
+    with path.open('rb') as file:
+      for number, line in enumerate(file, 1):
+        if not line.endswith(b'\n') or _step_of(line, path, number) > keep_until:
+          break
         kept.append(line)
-  path.write_text(''.join(kept))
+    os.truncate(path, sum(map(len, kept)))  # one operation, which nothing can interrupt
   return path.open('a'), kept
+
+
+def _step_of(line, path, number):
+  try:
+    return json.loads(line)['step']
+  except (ValueError, TypeError, KeyError) as error:
+    raise errors.CheckpointError(
+      f'line {number} of the metrics is damaged: {line[:40]!r}...',
+      where=path,
+      hint='mend the line or move the file away; the checkpoints do not need it.',
+    ) from error
 
 
 def _tensorboard_writer(directory):

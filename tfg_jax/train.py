@@ -1,9 +1,12 @@
 """The one loop that every system shares. The order of its lines is its documentation."""
 
+import dataclasses
 import pathlib
 import signal
 import threading
 import time
+import types
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +44,8 @@ def train_and_evaluate(
 
   Raises:
     ConfigError, DataError, CheckpointError: before the first step, for what cannot work.
-    TrainingError: after too many steps in a row with a non-finite number.
+    TrainingError: after too many steps in a row that were not applied.
+    StorageError: the disk refuses to be written to, or another run uses the workdir.
   """
   workdir = pathlib.Path(workdir).absolute()
   run = configuration.resolve(config)
@@ -55,7 +59,6 @@ def train_and_evaluate(
     num_workers=run.data.workers,
     **run.data.per_process,
   )
-  trained.save_config(workdir, config)
 
   with checkpoints.Checkpoints(workdir, run.checkpoint) as saved, _StopRequest() as stop:
     state, progress = _start(run, system, place, saved, source)
@@ -63,36 +66,39 @@ def train_and_evaluate(
     if start >= run.num_steps or system.finished(state):
       reporting.say(f'Nothing left to do: step {start} of {run.num_steps} (config.num_steps).')
       return True
+    trained.save_config(workdir, config)
     if progress.data_position is not None:
       batches.set_state(progress.data_position)
     _say_plan(run, place, source, state)
     evaluation = evaluate.Evaluation(run, system, place)
-    step_fn = place.train(skip_non_finite(system.train_step))
+    step_fn = place.train(skip_bad_steps(system.train_step, run.metric_limits))
     feed = pipeline.DevicePrefetch(batches, place.put)
-    report = reporting.Reporter(
-      workdir,
-      num_steps=run.num_steps,
-      batch_size=run.data.batch_size,
-      log_every=run.log_every,
-      start_step=start,
-      pending=progress.pending_metrics,
-      waiting_share=feed.waiting_share,
-    )
+    report = _report(run, workdir, feed, start, progress)
     page = run_report.RunReport(workdir, start, place.mesh.devices.flatten())
     page.update(start, report.training_curves, report.evaluation_curves)
     reporting.say(f'All at a glance, and kept up to date: {workdir / run_report.REPORT_FILE}')
+    done, skipped = start, int(state.skipped)
     began = time.monotonic()
     try:
-      for done in range(start + 1, run.num_steps + 1):
+      while done < run.num_steps:
         state, metrics = step_fn(state, next(feed))
+        done += 1
         report.step(done, metrics)
         if done == start + 1:
+          _check_limits(run, system, state, metrics)
           jax.block_until_ready(metrics)
           reporting.say(
             f'First step after {time.monotonic() - began:.0f} s (compilation included).'
           )
         if done % run.log_every == 0:
-          _check_finite(state, run)
+          _say_skipped(done, int(state.skipped) - skipped)
+          skipped = int(state.skipped)
+          if int(state.skipped_in_row) >= run.max_skipped_in_row:
+            state, progress = _roll_back(run, system, place, saved, state, progress)
+            done, skipped = int(state.step), int(state.skipped)
+            report.close()
+            report = _report(run, workdir, feed, done, progress)
+            continue
 
         evaluated, score = done % run.evaluation.every == 0 or done == run.num_steps, None
         if evaluated:
@@ -104,9 +110,10 @@ def train_and_evaluate(
           reporting.say(f'After step {done}: {summary}')
           state = system.on_evaluation(state, results.means)
           score = results.means.get(system.score)
-        if evaluated or done % run.checkpoint.every == 0 or stop.requested:
-          progress = checkpoints.Progress(
-            progress.sources, data_position=feed.get_state(), pending_metrics=report.pending()
+        is_due = done % run.checkpoint.every == 0 and not int(state.skipped_in_row)
+        if evaluated or is_due or stop.requested:
+          progress = dataclasses.replace(
+            progress, data_position=feed.get_state(), pending_metrics=report.pending()
           )
           saved.save(state, progress, score=score)
           ended = done == run.num_steps or system.finished(state)
@@ -124,23 +131,26 @@ def train_and_evaluate(
   return True
 
 
-def skip_non_finite(train_step):
-  """A step whose losses or gradients are not all finite leaves every network as it was.
+def skip_bad_steps(train_step, limits: Mapping[str, float] = types.MappingProxyType({})):
+  """A step in which a metric is not finite, or above its limit, leaves every network as it was.
 
-  It is counted in the state; data and PRNG go on, so the next step tries other clips.
+  It is counted in the state; data and PRNG go on, so the next step tries other clips. Limits of
+  metrics that the stage does not have wait for one that has them.
   """
 
   def step(state: base.State, batch: base.Batch):
     new, metrics = train_step(state, batch)
-    finite = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))))
+    good = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(metrics))))
+    for name in limits.keys() & metrics.keys():
+      good &= metrics[name] <= limits[name]
     # Without it XLA works the answer out anew in the update of every parameter.
-    finite = jax.lax.optimization_barrier(finite)
-    nets = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new.nets, state.nets)
+    good = jax.lax.optimization_barrier(good)
+    nets = jax.tree.map(lambda a, b: jnp.where(good, a, b), new.nets, state.nets)
     new = new.replace(
       step=state.step + 1,
       nets=nets,
-      skipped=state.skipped + ~finite,
-      skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+      skipped=state.skipped + ~good,
+      skipped_in_row=jnp.where(good, 0, state.skipped_in_row + 1),
     )
     return new, metrics
 
@@ -158,8 +168,7 @@ def _start(run, system, place, saved, source) -> tuple[base.State, checkpoints.P
     with pipeline.train_batches(source, sample=system.sample, seed=run.seed, **settings) as batches:
       state = system.start(state, sources, batches)
     return jax.device_put(state, place.whole), checkpoints.Progress(dict(system.sources))
-  abstract = checkpoints.abstract_state(system.init, key, place.whole)
-  state, progress = saved.restore(saved.latest_step, abstract, all_frozen=True)
+  state, progress = saved.restore_newest(_abstract(run, system, place))
   for name, folder in system.sources.items():
     if name not in progress.sources:
       raise errors.CheckpointError(
@@ -174,15 +183,67 @@ def _start(run, system, place, saved, source) -> tuple[base.State, checkpoints.P
   return state, progress
 
 
-def _check_finite(state, run):
-  in_row = int(state.skipped_in_row)
-  if in_row >= run.max_skipped_in_row:
-    step = int(state.step)
-    raise errors.TrainingError(
-      f'the last {in_row} steps ({step - in_row + 1} to {step}) had a loss or gradient that is not '
-      'finite, and were not applied.',
-      hint='lower the learning rate or look at these clips; the last checkpoint is whole.',
+def _abstract(run, system, place) -> base.State:
+  return checkpoints.abstract_state(system.init, jax.random.key(run.seed), place.whole)
+
+
+def _report(run, workdir, feed, start, progress) -> reporting.Reporter:
+  return reporting.Reporter(
+    workdir,
+    num_steps=run.num_steps,
+    batch_size=run.data.batch_size,
+    log_every=run.log_every,
+    start_step=start,
+    pending=progress.pending_metrics,
+    waiting_share=feed.waiting_share,
+  )
+
+
+def _check_limits(run, system, state, metrics):
+  unknown = sorted(run.metric_limits.keys() - metrics.keys())
+  if unknown and state.stage == system.last_stage:
+    raise errors.ConfigError(
+      f'metric_limits.{unknown[0]} is of a metric that {run.system} does not have.',
+      where='config',
+      hint=f'it has {", ".join(sorted(metrics))}.',
     )
+
+
+def _say_skipped(done, number):
+  if number:
+    reporting.say(
+      f'{number} steps up to step {done} were not applied: a loss or gradient was not finite, or a '
+      'metric above its limit (config.metric_limits).'
+    )
+
+
+def _roll_back(run, system, place, saved, state, progress):
+  """The newest checkpoint from before the steps that were not applied; the data go on.
+
+  Raises:
+    TrainingError: if the run may not go back (again), or there is no such checkpoint.
+  """
+  step, in_row = int(state.step), int(state.skipped_in_row)
+  problem = errors.TrainingError(
+    f'the last {in_row} steps ({step - in_row + 1} to {step}) had a loss or gradient that is not '
+    'finite, or a metric above its limit, and were not applied'
+    + (f', after {progress.roll_backs} times going back.' if progress.roll_backs else '.'),
+    where=saved.workdir,
+    hint='lower the learning rate or look at these clips; the last checkpoint is whole. '
+    'config.max_roll_backs lets a run go back to it and on with other clips.',
+  )
+  if progress.roll_backs >= run.max_roll_backs or saved.latest_step is None:
+    raise problem
+  reporting.say(problem.what)
+  state, earlier = saved.restore_newest(
+    _abstract(run, system, place), is_good=lambda state: not int(state.skipped_in_row)
+  )
+  progress = dataclasses.replace(earlier, roll_backs=progress.roll_backs + 1)
+  reporting.say(
+    f'Back to step {int(state.step)}, and on with other clips '
+    f'({progress.roll_backs} of {run.max_roll_backs}, config.max_roll_backs).'
+  )
+  return state, progress
 
 
 def _say_plan(run, place, source, state):

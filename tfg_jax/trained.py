@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from tfg_jax import checkpoints, configuration, errors, partition, systems
+from tfg_jax import checkpoints, configuration, errors, partition, storage, systems
 from tfg_jax.systems import base
 
 CONFIG_FILE = 'config.json'
@@ -69,8 +69,10 @@ def weights_digest(state: base.State) -> str:
 
 def save_config(workdir: pathlib.Path, config: ml_collections.ConfigDict):
   """Keeps the config with the run, as JSON."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + '\n')
+  with storage.reported(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(config.to_dict(), indent=2) + '\n'
+    storage.write_whole(workdir / CONFIG_FILE, [content.encode()])
 
 
 def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:

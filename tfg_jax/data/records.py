@@ -26,7 +26,6 @@ import os
 import re
 import struct
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import google_crc32c
@@ -34,6 +33,7 @@ import numpy as np
 from absl import logging
 
 import tfg_jax
+from tfg_jax import storage
 from tfg_jax.errors import DataError
 
 INFO_NAME = 'dataset_info.json'
@@ -128,8 +128,8 @@ def write_shard(path, records):
   # The old index goes first: a stop in between must not leave it beside the new shard.
   if os.path.exists(_index_path(path)):
     os.remove(_index_path(path))
-  size = _write_atomically(path, frames())
-  _write_atomically(_index_path(path), _index_content(np.array(table, '<i8'), size))
+  size = storage.write_whole(path, frames())
+  storage.write_whole(_index_path(path), _index_content(np.array(table, '<i8'), size))
   return len(table) // 2
 
 
@@ -141,30 +141,6 @@ def _index_content(table, shard_bytes):
 
 def _index_path(path):
   return f'{path}.index'
-
-
-def _write_atomically(path, chunks: Iterable[bytes]):
-  """Writes a file that is whole or absent after any interruption; returns its size."""
-  directory, name = os.path.split(os.path.abspath(path))
-  temporary = os.path.join(directory, f'.{name}.{os.getpid()}.partial')
-  try:
-    with open(temporary, 'wb') as file:
-      for chunk in chunks:
-        file.write(chunk)
-      file.flush()
-      os.fsync(file.fileno())
-      size = file.tell()
-    os.replace(temporary, path)
-  except BaseException:
-    if os.path.exists(temporary):
-      os.remove(temporary)
-    raise
-  handle = os.open(directory, os.O_RDONLY)  # the new name is on the disk only after this
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
-  return size
 
 
 def _masked_crc(data):
@@ -208,7 +184,7 @@ def finish_dataset(directory, info):
     clips[split] = tuple(len(table) for table in _load_tables(paths))
   info = dataclasses.replace(info, clips=clips)
   content = json.dumps(_info_to_json(info), indent=2, ensure_ascii=False)
-  _write_atomically(os.path.join(directory, INFO_NAME), [content.encode(), b'\n'])
+  storage.write_whole(os.path.join(directory, INFO_NAME), [content.encode(), b'\n'])
   return info
 
 
