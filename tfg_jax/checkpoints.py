@@ -179,7 +179,7 @@ class Checkpoints:
 
   def _set_aside(self, step, error):
     why = error.what if error else f'step {step} belongs to what is done again.'
-    reporting.say(f'{why} It is set aside in {self._set_aside_folder}.')
+    reporting.say(f'{why}\nIt is set aside in {self._set_aside_folder}.')
     if jax.process_index() == 0:
       with storage.reported(self._set_aside_folder):
         self._set_aside_folder.mkdir(exist_ok=True)
@@ -360,4 +360,4 @@ def _score(metrics) -> float:
 
 def _first_line(error: Exception) -> str:
   lines = str(error).strip().splitlines()
-  return lines[0] if lines else type(error).__name__
+  return lines[0][:200] if lines else type(error).__name__

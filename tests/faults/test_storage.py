@@ -86,28 +86,23 @@ def flip(path, offset):
   path.write_bytes(data)
 
 
-def flip_somewhere(number):
-  def damage(path):
-    size = path.stat().st_size
-    if size:
-      flip(path, int(np.random.default_rng([number, size]).integers(size)))
-
-  return damage
+def flip_somewhere(path):
+  size = path.stat().st_size
+  if size:
+    flip(path, int(np.random.default_rng(size).integers(size)))
 
 
 def cut(path):
   os.truncate(path, path.stat().st_size // 2)
 
 
-DAMAGES = {
-  'cut': cut,
-  'empty': lambda path: os.truncate(path, 0),
-  'missing': pathlib.Path.unlink,
-  **{f'flipped {number}': flip_somewhere(number) for number in range(3)},
-}
+DAMAGES = {'cut': cut, 'missing': pathlib.Path.unlink, 'flipped': flip_somewhere}
+# Where an array is damaged, Orbax leaves its reads of the others to the garbage collector.
+LEFT_BY_ORBAX = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 
 @pytest.mark.faults
+@LEFT_BY_ORBAX
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_a_damaged_checkpoint_is_never_gone_on_from_and_the_good_one_stays(
   pristine, tmp_path, damage
@@ -126,11 +121,10 @@ def test_a_damaged_checkpoint_is_never_gone_on_from_and_the_good_one_stays(
       step = None  # e.g. a shape that is no more what it was
     came_from.append(step)
     assert all(path.read_bytes() == data for path, data in good.items())
-    if step == 2:
-      assert (workdir / 'set_aside' / f'{3:012d}').is_dir()
-      save(workdir, [3])  # what was lost is done again
-      assert restore(workdir) == 3
-  assert 2 in came_from
+    assert (workdir / 'set_aside' / f'{3:012d}').is_dir() == (step == 2)
+  workdir = tmp_path / str(came_from.index(2))
+  save(workdir, [3])  # what was lost is done again
+  assert restore(workdir) == 3
 
 
 def test_a_changed_number_is_found_wherever_orbax_looks_away(workdir):
@@ -142,6 +136,7 @@ def test_a_changed_number_is_found_wherever_orbax_looks_away(workdir):
   assert restore(workdir) == 2
 
 
+@LEFT_BY_ORBAX
 def test_nothing_is_touched_where_no_checkpoint_is_whole(workdir):
   for step in (1, 2, 3):
     for path in files_of(workdir / 'checkpoints' / f'{step:012d}' / 'state'):
@@ -152,6 +147,7 @@ def test_nothing_is_touched_where_no_checkpoint_is_whole(workdir):
   assert files_of(workdir) == before
 
 
+@LEFT_BY_ORBAX
 def test_damage_of_what_is_frozen_is_found(workdir):
   large = max(files_of(workdir / 'frozen'), key=lambda path: path.stat().st_size)
   flip(large, large.stat().st_size // 2)
@@ -168,6 +164,7 @@ def test_what_was_saved_without_checksums_is_read(workdir):
   assert restore(workdir) == 3
 
 
+@LEFT_BY_ORBAX
 def test_a_checkpoint_is_set_aside_beside_an_earlier_one_of_its_step(workdir):
   for _ in range(2):
     for path in files_of(workdir / 'checkpoints' / f'{3:012d}' / 'state'):
@@ -182,7 +179,7 @@ def test_steps_that_are_not_good_are_set_aside_too(workdir, capsys):
   with checkpoints.Checkpoints(workdir, SETTINGS) as saved:
     state, _ = saved.restore_newest(abstract(), is_good=lambda state: int(state.step) < 2)
     assert int(state.step) == 1 and saved.latest_step == 1
-  assert 'step 3 belongs to what is done again. It is set aside in' in capsys.readouterr().out
+  assert 'step 3 belongs to what is done again.\nIt is set aside in' in capsys.readouterr().out
   with (
     checkpoints.Checkpoints(workdir, SETTINGS) as saved,
     pytest.raises(errors.CheckpointError, match='their last steps were not applied'),
@@ -191,6 +188,7 @@ def test_steps_that_are_not_good_are_set_aside_too(workdir, capsys):
 
 
 @pytest.mark.faults
+@LEFT_BY_ORBAX
 def test_a_run_goes_on_from_the_step_before_a_damaged_one(twin, trained_workdir, tmp_path, capsys):
   workdir = tmp_path / 'run'
   shutil.copytree(trained_workdir, workdir)
