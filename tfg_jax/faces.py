@@ -284,8 +284,10 @@ def load_track(path, count: int | None = None) -> FaceTrack:
   """
   try:
     boxes = np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
-    raise MediaError(f'the boxes cannot be read: {error}', where=path) from error
+  except Exception as error:  # numpy meets damage with whatever error its reader trips into
+    raise MediaError(
+      f'the boxes cannot be read: {error}', where=path, hint='write them with numpy.save.'
+    ) from error
   if not isinstance(boxes, np.ndarray) or boxes.ndim != 2 or boxes.shape[1] != 4:
     raise MediaError(f'boxes of shape {getattr(boxes, "shape", None)}, not (T, 4)', where=path)
   if not np.issubdtype(boxes.dtype, np.number) or np.iscomplexobj(boxes):

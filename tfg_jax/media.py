@@ -191,10 +191,10 @@ def _source_audio(path, *, mono):
     end = None  # in samples; MP4 declares it and FFmpeg does not cut the last AAC frame to it
     position = 0
     damaged = 0
-    for packet in container.demux(stream):
+    for packet in _packets(path, container, stream):
       try:
         frames = packet.decode()
-      except av.error.InvalidDataError:
+      except av.error.FFmpegError:
         damaged += 1
         continue
       for frame in frames:
@@ -240,6 +240,18 @@ def _source_audio(path, *, mono):
           yield rate, block
     if damaged:
       logging.warning('%s: %d audio packets could not be decoded', path, damaged)
+
+
+def _packets(path, container, stream):
+  """Yields a stream's packets; a container that cannot be read on becomes a MediaError."""
+  try:
+    yield from container.demux(stream)
+  except av.error.FFmpegError as error:
+    raise MediaError(
+      f'the file cannot be read to its end ({error.strerror})',
+      where=path,
+      hint='copy or download it again.',
+    ) from error
 
 
 def _first_picture_time(path):
@@ -691,7 +703,7 @@ def _open(path):
   if not os.path.getsize(path):
     raise MediaError('the file is empty (0 bytes)', where=path)
   try:
-    container = av.open(path, options={'max_pixels': str(MAX_SIDE**2)})
+    container = av.open(path, options={'max_pixels': str(MAX_SIDE**2)}, metadata_errors='replace')
   except PermissionError as error:
     raise MediaError('the file cannot be read: permission denied', where=path) from error
   except av.error.FFmpegError as error:
@@ -711,11 +723,16 @@ def _is_image(container):
 def _video_stream(container):
   """The first stream of moving pictures; the cover of a music file is not one."""
   cover = av.stream.Disposition.attached_pic
-  return next((s for s in container.streams.video if not s.disposition & cover), None)
+  streams = (s for s in container.streams.video if not s.disposition & cover)
+  return next((s for s in streams if _has_decoder(s)), None)
 
 
 def _audio_stream(container):
-  return next((s for s in container.streams.audio), None)
+  return next((s for s in container.streams.audio if _has_decoder(s)), None)
+
+
+def _has_decoder(stream):
+  return stream.codec_context is not None  # None where FFmpeg does not know the codec
 
 
 def _check_size(path, width, height):

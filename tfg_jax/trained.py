@@ -89,9 +89,9 @@ def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
       f'{str(workdir)!r} is not the workdir of a run: it has no {CONFIG_FILE}.',
       hint='train first: python -m tfg_jax.main --config=configs/demo.py --workdir=DIR',
     ) from error
-  except json.JSONDecodeError as error:
+  except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
     raise errors.CheckpointError(
-      f'{CONFIG_FILE} is not valid JSON: {error}.', where=path, hint='restore the file.'
+      f'{CONFIG_FILE} is not a config as JSON: {error}.', where=path, hint='restore the file.'
     ) from error
 
 

@@ -107,6 +107,25 @@ def encode_pngs(images):
   ]
 
 
+def jpeg_size(file: bytes) -> tuple[int, int] | None:
+  """(height, width) that a JPEG file declares, of which nothing is decoded; None if it is none.
+
+  Source: ITU-T T.81, B.1.1.4 and B.2.2.
+  """
+  if not file.startswith(b'\xff\xd8'):
+    return None
+  place = 2
+  while place + 9 <= len(file) and file[place] == 0xFF:
+    marker = file[place + 1]
+    if marker == 0xFF:  # a fill byte
+      place += 1
+      continue
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of a frame
+      return tuple(int.from_bytes(file[at : at + 2], 'big') for at in (place + 5, place + 7))
+    place += 2 + int.from_bytes(file[place + 2 : place + 4], 'big')
+  return None
+
+
 def encode(clip):
   """Serialises a clip as a tf.train.Example; the same clip gives the same bytes.
 

@@ -38,6 +38,8 @@ from tfg_jax.data import clip_codec, records
 from tfg_jax.errors import CheckpointError, DataError
 
 Batch = dict[str, np.ndarray]
+_AGAIN = 'prepare the records again.'
+
 Sample = Callable[[clip_codec.Clip, np.random.Generator], dict[str, np.ndarray]]
 
 
@@ -318,14 +320,18 @@ def decode_jpegs(files, out, *, where, numbers=None):
   """
   numbers = range(len(files)) if numbers is None else numbers
   for index, file, frame in zip(numbers, files, out, strict=True):
-    picture = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) if file else None
-    if picture is None:
-      raise DataError(f'frame {index} is not a picture: {file[:8]!r}...', where=where)
-    if picture.shape != frame.shape:
-      height, width = picture.shape[:2]
+    size = clip_codec.jpeg_size(file)
+    # Before anything is decoded: a few bytes can declare gigabytes.
+    if size is not None and size != frame.shape[:2]:
       raise DataError(
-        f'frame {index} is {height}x{width}; expected {frame.shape[0]}x{frame.shape[1]}',
+        f'frame {index} is {size[0]}x{size[1]}; expected {frame.shape[0]}x{frame.shape[1]}',
         where=where,
+        hint=f'set data.height and data.width to the size of the frames, or {_AGAIN}',
+      )
+    picture = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) if size else None
+    if picture is None or picture.shape != frame.shape:
+      raise DataError(
+        f'frame {index} is not a JPEG picture: {file[:8]!r}...', where=where, hint=_AGAIN
       )
     cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=frame)
 
