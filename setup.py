@@ -30,7 +30,8 @@ EXTRAS = {
   'torch': ['torch>=2.2'],
   # A page in the browser. Gradio 6.0 moved theme and style to `launch`, as `demo.py` has them.
   'web': [*PUPPET, *FACES, 'gradio>=6.0'],
-  'provenance': ['c2pa-python>=0.38'],  # signed C2PA manifests; carries a native library of 50 MB
+  # Signed C2PA manifests; the first carries a native library of 50 MB.
+  'provenance': ['c2pa-python>=0.38', 'cryptography>=42'],
   'voices': ['webrtcvad-wheels>=2.0.14'],  # the voice activity detector that SF2F cut speech with
   'tpu': ['jax[tpu]>=0.7.2'],
   'cuda': ['jax[cuda12]>=0.7.2'],
@@ -44,6 +45,7 @@ EXTRAS['test'] = [
   'hypothesis>=6.100',
   'ipykernel>=6.29',  # these two run the notebook in colab/
   'nbclient>=0.10',
+  'packaging>=23',
   'pytest>=8',
   'pytest-xdist>=3.5',
   'playwright>=1.50',  # drives a Chromium or Chrome that is there; tests are skipped without
@@ -51,6 +53,7 @@ EXTRAS['test'] = [
   'ruff>=0.6',
   'safetensors>=0.4',
   'scikit-image>=0.22',
+  'soundfile>=0.12',
 ]
 
 setuptools.setup(
@@ -70,8 +73,9 @@ setuptools.setup(
     'google-crc32c>=1.5',  # the masked CRC of TFRecord
     'grain>=0.2.10',
     'jax>=0.7.2',  # what Colab ships
-    'librosa>=0.10',
+    'librosa>=0.10',  # whose features of sound ours are held against, at hand for people's own
     'ml-collections>=1.0',
+    'ml_dtypes>=0.4',  # bfloat16 without JAX
     'numpy>=1.26',
     'opencv-python-headless>=4.9',  # JPEG, and the resize that the public data went through
     'optax>=0.2.7',  # Muon whose rate is Adam's

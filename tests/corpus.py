@@ -46,6 +46,17 @@ def clip(number: int, frames: int = FRAMES) -> clip_codec.Clip:
   )
 
 
+def whole_shards(directory) -> int:
+  """The number of finished shards, each of which must be whole: every record is read."""
+  paths = [path for path in sorted(directory.glob('*.tfrecord'))]
+  for path in paths:
+    table = records._load_index(str(path))
+    frames = [path.read_bytes()[start : start + 16 + length] for start, length in table]
+    for number, ((start, length), frame) in enumerate(zip(table, frames, strict=True)):
+      clip_codec.decode(records._checked_data(frame, length, path, number, start))
+  return len(paths)
+
+
 def write(directory, *, train: int = 8, valid: int = 3, frames: int = FRAMES):
   """Writes `train` and `valid` clips as one shard each."""
   directory.mkdir(parents=True, exist_ok=True)

@@ -8,17 +8,19 @@ class TfgError(Exception):
 
   Args:
     what: one sentence that names the value that was wrong.
-    where: the place, e.g. a file, a record or a config key.
-    hint: the next step, e.g. a command or another value.
+    where: the place, e.g. a file, a record or a config key; who catches an error that was raised
+      where nobody knew adds it.
+    hint: the next step, e.g. a command or another value; without one it is that of the class.
   """
 
+  next_step = ''
+
   def __init__(self, what: str, *, where: object = '', hint: str = ''):
-    self.what, self.where, self.hint = what, str(where), hint
+    self.what, self.where, self.hint = what, str(where), hint or self.next_step
     lines = [f'{type(self).__name__}: {what}']
     if where:
       lines.append(f'  where: {where}')
-    if hint:
-      lines.append(f'  next:  {hint}')
+    lines.append(f'  next:  {self.hint}')
     super().__init__('\n'.join(lines))
 
   def __reduce__(self):
@@ -33,17 +35,25 @@ def _rebuild(cls, what, where, hint):
 class ConfigError(TfgError):
   """A config key that does not exist or a value that cannot work."""
 
+  next_step = 'correct the value; --help and the config file say what each is.'
+
 
 class DataError(TfgError):
   """A record set that is missing, damaged or does not fit the config."""
+
+  next_step = 'look at what is there; a damaged record set is mended by preparing it again.'
 
 
 class MediaError(TfgError):
   """A video, audio or image file that cannot be used."""
 
+  next_step = 'play the file to see what it holds, or name another.'
+
 
 class CheckpointError(TfgError):
   """A checkpoint that is missing, damaged or belongs to another config."""
+
+  next_step = 'restore the files from a copy, or use another --workdir.'
 
 
 class DamagedCheckpointError(CheckpointError):
@@ -53,17 +63,25 @@ class DamagedCheckpointError(CheckpointError):
 class StorageError(TfgError):
   """A disk that is full or read-only, or a folder that another process writes to."""
 
+  next_step = 'make room or allow writing there; the same command goes on.'
+
 
 class ConversionError(TfgError):
   """A PyTorch file that cannot be read safely or does not fit the network."""
+
+  next_step = 'look at what wrote the file; download it again if it is damaged.'
 
 
 class TrainingError(TfgError):
   """A run that cannot go on, e.g. after too many non-finite steps."""
 
+  next_step = 'look at the log of the run.'
+
 
 class MissingDependencyError(TfgError):
   """An optional package that this command needs; the hint says which extra installs it."""
+
+  next_step = "pip install 'tfg_jax[demo]' installs what most commands need."
 
 
 EXIT_EXPECTED_FAILURE = 2
