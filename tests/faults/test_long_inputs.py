@@ -58,5 +58,4 @@ def test_memory_does_not_grow_with_a_video_but_by_its_speech(workdir, tmp_path):
 @pytest.mark.overnight
 def test_an_hour(workdir, tmp_path):
   found = {minutes: peak(tmp_path, workdir, minutes) for minutes in (1, 10, 60)}
-  print(found)
   assert found[60] - found[1] < 60 * 60 * 32_000 / 1e6 * 1.5
