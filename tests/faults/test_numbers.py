@@ -137,7 +137,7 @@ def test_too_many_in_a_row_stop_the_run_and_name_the_steps(walk, tmp_path):
 
 
 def diverging(number):
-  """Thirteen batches drive a discriminator to its limit, where it stays; later ones drive it back."""
+  """Thirteen batches drive a discriminator to its limit, where it stays; later ones back."""
   return 10 if number < 13 else -1
 
 
