@@ -78,7 +78,7 @@ class Settings:
   adversarial: str = 'cross_entropy'
   softening: float = 0.1  # labels of D are off by up to this much
   weights: Weights = Weights()
-  optimizer: str = 'adam'  # or 'muon', of E_p and G; all others have Adam
+  optimizer: str = 'adam'  # or 'muon', of those that see or draw; all others have Adam
   learning_rate: float = 2e-4
   b1: float = 0.9
   b2: float = 0.999

@@ -62,8 +62,8 @@ class Speaker:
 
   def _optimizer(self, name: str) -> optax.GradientTransformation:
     s = self.settings
-    draws = name in ('identity_encoder', 'decoder')
-    return base.optimizer(s.optimizer if draws else 'adam')(s.learning_rate, b1=s.b1, b2=s.b2)
+    sees = name in ('identity_encoder', 'lip_encoder', 'decoder')
+    return base.optimizer(s.optimizer if sees else 'adam')(s.learning_rate, b1=s.b1, b2=s.b2)
 
   def export(self, state: base.State, network: str):
     """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
