@@ -550,5 +550,5 @@ def test_damaged_records_are_named(clean, quick, tmp_path):
   path = records.shard_path(tmp_path, 'toy', 'valid', 0, 1)
   records.write_shard(path, [clip_codec.encode(clip)])
   records.finish_dataset(tmp_path, records.read_info(clean))
-  with pytest.raises(errors.DataError, match='(?s)frame 0 is not a picture.*record 0'):
+  with pytest.raises(errors.DataError, match='(?s)frame 0 is not a JPEG picture.*record 0'):
     call(f'--data={tmp_path}', f'--report={tmp_path}/report')

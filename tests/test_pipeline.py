@@ -137,7 +137,7 @@ def test_a_chosen_frame_that_is_damaged_has_its_number(tmp_path):
 
   with (
     train(source, sample=look, batch_size=1) as batches,
-    pytest.raises(DataError, match='frame 2 is not a picture'),
+    pytest.raises(DataError, match='frame 2 is not a JPEG picture'),
   ):
     next(batches)
 
@@ -410,8 +410,8 @@ def test_a_corpus_that_does_not_fit_the_config_is_refused(source, make, changes,
       {'frames': clip_codec.encode_jpegs(np.zeros((9, 8, 8, 3), np.uint8))},
       'frame 0 is 8x8; expected 16x24',
     ),
-    ({'frames': [b''] * 9}, "frame 0 is not a picture: b''"),
-    ({'frames': [b'not a picture'] * 9}, "frame 0 is not a picture: b'not a pi'"),
+    ({'frames': [b''] * 9}, "frame 0 is not a JPEG picture: b''"),
+    ({'frames': [b'not a picture'] * 9}, "frame 0 is not a JPEG picture: b'not a pi'"),
   ],
 )
 @pytest.mark.parametrize('make', [train, evaluate])

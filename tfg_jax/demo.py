@@ -152,7 +152,8 @@ def _check_given(choice, given, max_seconds):
     path = getattr(given, name)
     if path and media.seconds_up_to(path, max_seconds) > max_seconds:
       raise errors.MediaError(
-        f'{os.path.basename(path)} lasts more than {max_seconds:g} s',
+        f'it lasts more than {max_seconds:g} s',
+        where=path,
         hint='cut it, or start the page with a larger --max_seconds',
       )
 

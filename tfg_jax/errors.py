@@ -10,17 +10,18 @@ class TfgError(Exception):
     what: one sentence that names the value that was wrong.
     where: the place, e.g. a file, a record or a config key; who catches an error that was raised
       where nobody knew adds it.
-    hint: the next step, e.g. a command or another value; without one it is that of the class.
+    hint: the next step, e.g. a command or another value; without one the message has that of the
+      class.
   """
 
   next_step = ''
 
   def __init__(self, what: str, *, where: object = '', hint: str = ''):
-    self.what, self.where, self.hint = what, str(where), hint or self.next_step
+    self.what, self.where, self.hint = what, str(where), hint
     lines = [f'{type(self).__name__}: {what}']
     if where:
       lines.append(f'  where: {where}')
-    lines.append(f'  next:  {self.hint}')
+    lines.append(f'  next:  {hint or self.next_step}')
     super().__init__('\n'.join(lines))
 
   def __reduce__(self):

@@ -83,8 +83,8 @@ def test_every_error_says_what_and_errors_about_files_say_where():
 @pytest.mark.parametrize('name', sorted(FAMILY.keys() - {'TfgError'}))
 def test_every_kind_has_a_next_step_and_survives_a_process(name):
   error = FAMILY[name]('the value is 3.', where='a/file')
-  assert error.hint and FAMILY[name].__doc__
-  assert str(error) == f'{name}: the value is 3.\n  where: a/file\n  next:  {error.hint}'
+  assert error.next_step and FAMILY[name].__doc__
+  assert str(error) == f'{name}: the value is 3.\n  where: a/file\n  next:  {error.next_step}'
   again = pickle.loads(pickle.dumps(error))
   assert type(again) is FAMILY[name] and str(again) == str(error)
   assert FAMILY[name]('x', hint='do this').hint == 'do this'

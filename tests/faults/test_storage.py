@@ -344,10 +344,14 @@ def test_metrics_are_cut_where_steps_will_be_done_again(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   lines = [json.dumps({'step': step, 'g/l1': 0.5}) + '\n' for step in (1, 2, 2, 3)]
   path.write_text(''.join(lines) + '{"step": 4, "g/')
-  with reporting._open_metrics(path, keep_until=9) as file:
+  file, kept = reporting._open_metrics(path, keep_until=9)
+  assert [json.loads(line)['step'] for line in kept] == [1, 2, 2, 3]
+  with file:
     file.write(lines[3])
   assert path.read_text() == ''.join(lines) + lines[3]
-  reporting._open_metrics(path, keep_until=2).close()
+  file, kept = reporting._open_metrics(path, keep_until=2)
+  file.close()
+  assert len(kept) == 3
   assert path.read_text() == ''.join(lines[:3])
   path.write_text('{"step": 1}\n{"stop": 2}\n')
   with pytest.raises(errors.CheckpointError, match='line 2 of the metrics is damaged'):
