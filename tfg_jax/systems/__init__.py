@@ -1,5 +1,7 @@
 """The systems by their config name."""
 
+import importlib
+
 from tfg_jax import configuration, errors
 from tfg_jax.systems import (
   avhubert,
@@ -31,16 +33,28 @@ def build(run: configuration.Run, *, axis_name: str | None) -> base.System:
   """Makes the system that a config names.
 
   Args:
-    run: the resolved config; `run.model` is the system's own section.
+    run: the resolved config; `run.system` is a key of SYSTEMS, or 'module:Class' of a system that
+      is somewhere else on the path; `run.model` is the system's own section.
     axis_name: the pmap axis, or None under jit.
 
   Raises:
     ConfigError: if the name is unknown, or as the system's own settings raise it.
   """
-  if run.system not in SYSTEMS:
-    raise errors.ConfigError(
-      f'system is {run.system!r}.',
-      where='config.system',
-      hint=f'known systems: {", ".join(SYSTEMS)}.',
-    )
-  return SYSTEMS[run.system].from_config(run, axis_name=axis_name)
+  return _class_of(run.system).from_config(run, axis_name=axis_name)
+
+
+def _class_of(name):
+  if name in SYSTEMS:
+    return SYSTEMS[name]
+  module, colon, called = name.partition(':')
+  problem = ''
+  if colon:
+    try:
+      return getattr(importlib.import_module(module), called)
+    except (ImportError, AttributeError) as error:
+      problem = f': {error}'
+  raise errors.ConfigError(
+    f'system is {name!r}{problem}.',
+    where='config.system',
+    hint=f'known systems: {", ".join(SYSTEMS)}; others are named module:Class.',
+  )

@@ -188,7 +188,7 @@ class System(Protocol):
 
   def videos(self, state: State, batch: Batch) -> dict[str, jax.Array]:
     """Whole clips (B, T, H, W, 3) uint8 RGB by row, 'ground_truth' among them, for the observers of
-    --mode=evaluate; only systems that draw mouths have it."""
+    --mode=evaluate; systems that draw mouths or heads have it."""
 
   def features(self, state: State, batch: Batch) -> dict[str, jax.Array]:
     """(B, ...) arrays of which `compare` needs those of a whole split; both are for
