@@ -36,7 +36,7 @@ class Forked:
 
   @property
   def printed(self) -> str:
-    return self._log.read_text()
+    return self._log.read_text() if self._log.exists() else ''  # it is made by the process
 
 
 def _call(log, function, args):

@@ -246,11 +246,9 @@ def _read_overrides(folder):
       key = key[:-1] + draw.choice('x._[')
     argv.append(f'--config.{key}={draw.choice(_OVERRIDES)}')
   values = flags.FLAGS
-  for name in [name for name in values if name == 'workdir' or name.startswith('config')]:
+  own = {flag.name for flag in values.flags_by_module_dict().get('tfg_jax.main', ())}
+  for name in [name for name in values if name in own or name.startswith('config')]:
     delattr(values, name)
-  for name in ('mode', 'topology', 'stage', 'compiles', 'multihost'):
-    if name in values:
-      delattr(values, name)
   main.define_flags()
   values.unparse_flags()
   sys.argv = argv  # where ml_collections looks for overrides
