@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import cv2
@@ -143,6 +144,13 @@ def test_pitch_follows_the_voice():
   for pitch in (95, 140, 220):
     found = median_pitch(voice.speak('we will lay one more ring', voice.Voice(pitch)).wave)
     assert abs(np.log2(found / pitch)) < 0.25
+
+
+def test_the_folder_for_temporary_files_may_have_a_long_name(tmp_path, monkeypatch):
+  folder = tmp_path / ('x' * 100)
+  folder.mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+  assert voice.speak('a happy map', voice.Voice(110)).phonemes
 
 
 def test_text_that_cannot_be_said_is_refused():

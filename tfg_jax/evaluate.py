@@ -173,10 +173,11 @@ class Evaluation:
 
   def show_samples(self, state: base.State, report: reporting.Reporter):
     """Writes pictures and videos of the split's first clips."""
-    count = self._run.evaluation.samples
-    if not count:
+    if not self._run.evaluation.samples:
       return
     batch = next(iter(self._batches()))
+    # A split may have fewer clips than a batch, which is then filled up.
+    count = min(self._run.evaluation.samples, int(batch['example_mask'].sum()))
     batch = {name: rows[:count] for name, rows in batch.items()}
     shown = jax.device_get(self._samples(state, batch))
     wavs = [wav[:n] for wav, n in zip(batch['wav'], batch['num_samples'], strict=True)]

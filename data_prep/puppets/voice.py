@@ -200,8 +200,9 @@ def _fresh_library():
 
 @contextlib.contextmanager
 def _voice_file(voice):
-  # A name without '+': espeak-ng would take what follows for a variant.
-  with tempfile.TemporaryDirectory(prefix='puppet') as folder:
+  # A name without '+': espeak-ng would take what follows for a variant. In /tmp, as it cuts paths
+  # after 40 characters or so, and $TMPDIR may be longer.
+  with tempfile.TemporaryDirectory(prefix='puppet', dir='/tmp') as folder:
     path = os.path.join(folder, 'voice')
     with open(path, 'w', encoding='ascii') as file:
       file.write(voice.definition())
