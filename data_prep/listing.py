@@ -111,7 +111,7 @@ class Framing:
     room: side of the square over that of the face, for 'track' and 'square'.
     min_seconds, max_seconds: shorter clips are dropped, longer ones are cut.
     frames: the number that every clip must have; None: any.
-    sizes: those that networks of this corpus can have; (): any.
+    crops, sizes: those that this corpus can have; (): any.
     eyes_twice: see `alignment.face_transform`.
   """
 
@@ -122,15 +122,17 @@ class Framing:
   min_seconds: float = 0.2
   max_seconds: float = 20.0
   frames: int | None = None
+  crops: tuple[str, ...] = ()
   sizes: tuple[int, ...] = ()
   eyes_twice: bool = False
 
   def __post_init__(self):
     from tfg_jax import alignment
 
+    crops = self.crops or CROPS
     sizes = (alignment.SIZE,) if self.crop == 'aligned' else self.sizes
     for name, good, expected in (
-      ('crop', self.crop in CROPS, f'one of {", ".join(CROPS)}'),
+      ('crop', self.crop in crops, f'one of {", ".join(crops)}'),
       ('size', 32 <= self.size <= 512, '32 to 512 pixels'),
       ('size', not sizes or self.size in sizes, f'one of {sizes}'),
       ('fps', 0 < self.fps <= 120, 'more than 0, at most 120'),

@@ -27,6 +27,7 @@ import threading
 from collections.abc import Sequence
 
 from data_prep.listing import Drop, Framing, Listing, RawClip
+from tfg_jax import storage
 from tfg_jax.errors import ConfigError, DataError, MediaError, MissingDependencyError, TfgError
 
 CLIPS_PER_SHARD = 64
@@ -491,8 +492,5 @@ def _drops_table(drops):
 
 
 def _write(path, text):
-  """Writes a file that is whole or absent."""
-  temporary = f'{path}.{os.getpid()}.partial'
-  with open(temporary, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file:
-    file.write(text)
-  os.replace(temporary, path)
+  """Writes a file that is whole or absent, whatever characters names in it have."""
+  storage.write_whole(path, [text.encode('utf-8', 'backslashreplace')])

@@ -107,6 +107,11 @@ def test_errors_name_what_is_missing(layout, tmp_path):
     hq_voxceleb.list_clips(layout)
 
 
+def test_portraits_are_cut_in_no_other_way():
+  with pytest.raises(ConfigError, match='--crop=aligned; expected one of face'):
+    dataclasses.replace(hq_voxceleb.FRAMING, crop='aligned', size=260)
+
+
 def test_people_and_files_that_are_no_use_are_counted(layout):
   bad = layout / 'raw' / 'vox1' / 'dev' / 'id1' / 'clip' / '00009.wav'
   bad.touch()

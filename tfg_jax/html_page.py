@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 import tfg_jax
+from tfg_jax import storage
 
 _BARS = 31
 _WIDTH, _HEIGHT = 330, 120  # of a chart, in its own units
@@ -162,13 +163,5 @@ def _chart(shapes, left, right, label, caption):
 
 
 def write(path: str | os.PathLike, content: str):
-  """Writes a text file that is whole or absent."""
-  temporary = f'{os.fspath(path)}.{os.getpid()}.partial'
-  try:
-    with open(temporary, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file:
-      file.write(content)
-    os.replace(temporary, path)
-  except OSError:
-    if os.path.exists(temporary):  # a full disk should have its room back
-      os.remove(temporary)
-    raise
+  """Writes a text file that is whole or absent, whatever characters names in it have."""
+  storage.write_whole(path, [content.encode('utf-8', 'backslashreplace')])

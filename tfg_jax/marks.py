@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from PIL import Image, PngImagePlugin
 
 import tfg_jax
-from tfg_jax import content_credentials, errors, media
+from tfg_jax import content_credentials, errors, media, storage
 
 FOOTAGE = 'edit of footage'
 STILL = 'creation from a still'
@@ -110,16 +110,10 @@ class Marks:
       'made': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     }
     sidecar = sidecar_of(name)
-    partial = f'{sidecar}.{os.getpid()}.partial'
     try:
-      with open(partial, 'w') as file:
-        file.write(json.dumps(record, indent=2) + '\n')
-      os.replace(partial, sidecar)
+      storage.write_whole(sidecar, [json.dumps(record, indent=2).encode(), b'\n'])
     except OSError as error:
       raise errors.MediaError(f'cannot write: {error.strerror}', where=sidecar) from error
-    finally:
-      if os.path.exists(partial):
-        os.remove(partial)
 
   def _sign(self, path, name):
     is_edit = self.kind == FOOTAGE

@@ -56,7 +56,7 @@ def judge(clips: Sequence[Measures], threshold: Threshold = UNKNOWN) -> list[Fin
 
 
 def _faults(clip, threshold, copies):
-  heard = threshold and sync_is_known(clip)
+  heard = threshold.is_known and sync_is_known(clip)
   fits = threshold.passed(clip.match, clip.offset)
   found = {
     'silent': is_silent(clip),

@@ -47,7 +47,8 @@ class Threshold:
   in_place: float
   anywhere: float
 
-  def __bool__(self):
+  @property
+  def is_known(self) -> bool:
     return not np.isnan(self.in_place)
 
   def passed(self, match: float, offset: float) -> bool:

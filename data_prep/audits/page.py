@@ -88,7 +88,7 @@ def _facts(found):
   yield from _texts_and_speakers(clips)
   if not any(not math.isnan(clip.match) for clip in clips):
     yield 'sync', HOW_TO_SYNC
-  elif not found.threshold:
+  elif not found.threshold.is_known:
     yield 'sync', CANNOT_TELL
   else:
     yield (

@@ -21,7 +21,12 @@ from tfg_jax.errors import ConfigError, DataError, MediaError
 LICENCE = 'VoxCeleb metadata CC BY 4.0; portraits and speech belong to their owners; research only'
 SECONDS = 30  # of a record, and of its one frame
 FRAMING = Framing(
-  crop='face', size=128, sizes=(64, 128, 256), fps=1 / SECONDS, max_seconds=float(SECONDS)
+  crop='face',
+  crops=('face',),  # portraits are taken as they are
+  size=128,
+  sizes=(64, 128, 256),
+  fps=1 / SECONDS,
+  max_seconds=float(SECONDS),
 )
 _META = {  # sub-corpus -> (file, separator, column of the id, column of the name)
   'vox1': ('vox1_meta.csv', '\t', 'VoxCeleb1 ID', 'VGGFace1 ID'),

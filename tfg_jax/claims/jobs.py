@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from tfg_jax import errors
+from tfg_jax import errors, storage
 
 _FILE = 'jobs.json'
 _GLANCE = 0.5  # seconds between looks at the processes
@@ -69,9 +69,7 @@ class Finished:
 
   def add(self, job: Job, seconds: float):
     self._known[job.name] = {'arguments': list(job.arguments), 'seconds': round(seconds, 1)}
-    partial = self._path.with_suffix('.partial')
-    partial.write_text(json.dumps(self._known, indent=2) + '\n')
-    os.replace(partial, self._path)
+    storage.write_whole(self._path, [json.dumps(self._known, indent=2).encode(), b'\n'])
 
 
 def run(

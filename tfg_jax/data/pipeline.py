@@ -38,9 +38,9 @@ from tfg_jax.data import clip_codec, records
 from tfg_jax.errors import CheckpointError, DataError
 
 Batch = dict[str, np.ndarray]
-_AGAIN = 'prepare the records again.'
-
 Sample = Callable[[clip_codec.Clip, np.random.Generator], dict[str, np.ndarray]]
+
+_AGAIN = 'prepare the records again.'  # what to do about damaged ones
 
 
 def train_batches(
