@@ -25,6 +25,7 @@ from tfg_jax.errors import DataError
 RATE = 16_000  # Hz of the sound in records
 _KEPT_BYTES = 512 << 20  # pictures up to this size are kept; those of larger videos decoded again
 _EDGE = 2  # pixels between an aligned face and the crop that networks see
+_APART = 30  # pixels between the pupils of a portrait at least (Bai et al., 2020, section 3)
 _HOLD = 0.4  # seconds at either end of a clip through which a face that is not seen is held
 # Seconds over which the square that goes with a face is averaged: the head still moves in it.
 _PATH_WINDOWS = dict(centre_window=1.2, size_window=2.4)
@@ -52,7 +53,7 @@ def make_clip(raw: RawClip, framing: Framing) -> Made:
   shift = round(raw.start * framing.fps) / framing.fps - raw.start
   wav, ends = _read_sounds(raw.sounds, shift)
   if raw.portraits:
-    return Made(_portrait_clip(raw, framing, wav, ends), {})
+    return _portrait_clip(raw, framing, wav, ends)
   notes = {}
   with _Pictures(raw, framing, len(wav) / RATE if raw.sounds else None) as pictures:
     if pictures.was_cut:
@@ -408,18 +409,22 @@ def _speaker(pictures, wav, raw, framing, notes):
 
 def _portrait_clip(raw, framing, wav, ends):
   """A record of one frame that lasts as long as the speech, with all portraits."""
-  from tfg_jax.features import portrait
-
-  pictures = []
-  for path in raw.portraits:
-    with open(path, 'rb') as file:
-      pictures.append(portrait.read(file.read(), framing.size, where=path))
+  found = [_portrait(path, framing) for path in raw.portraits]
+  pictures = [picture for picture in found if picture is not None]
+  if not pictures:
+    raise DataError(
+      f'in none of {len(found)} portraits a face was found whose pupils are {_APART} pixels apart',
+      where=os.path.dirname(raw.portraits[0]),
+    )
+  notes = {}
+  if lost := len(found) - len(pictures):
+    notes['portraits left out, as no face with pupils far enough apart was found'] = lost
   pictures = clip_codec.encode_pngs(pictures)
   wav = wav[: round(framing.max_seconds * RATE)]
   ends = np.minimum(ends, len(wav))
   starts = np.concatenate([[0], ends[:-1]])
   size = framing.size
-  return clip_codec.Clip(
+  clip = clip_codec.Clip(
     clip_id=raw.clip_id,
     frames=pictures[:1],
     height=size,
@@ -436,3 +441,18 @@ def _portrait_clip(raw, framing, wav, ends):
       'utterances': np.stack([starts, ends], 1).ravel(),
     },
   )
+  return Made(clip, notes)
+
+
+def _portrait(path, framing):
+  """(S, S, 3) uint8 as `framing` says; None if it has to be aligned and that cannot be done."""
+  from tfg_jax.features import portrait
+
+  with open(path, 'rb') as file:
+    picture = portrait.decode(file.read(), where=path)
+  if framing.crop == 'aligned':
+    (points,) = landmark_detector()([picture])
+    if points is None or np.linalg.norm(points[0] - points[1]) < _APART:
+      return None
+    picture = alignment.align_portrait(picture, *points[:2], framing.size)
+  return portrait.resize(picture, framing.size)

@@ -105,7 +105,7 @@ class Framing:
   Attributes:
     crop: 'track', a square that goes with the face of the one who speaks; 'square', one that stands
       still; 'none', the picture as it is, with the face sought in it; 'face', the picture is the
-      face; 'aligned', eyes and mouth brought to their places (DAVS).
+      face; 'aligned', eyes and mouth brought to their places (DAVS), or a portrait's pupils (SF2F).
     size: width and height of the frames, pixels.
     fps: frames per second.
     room: side of the square over that of the face, for 'track' and 'square'.
@@ -130,7 +130,7 @@ class Framing:
     from tfg_jax import alignment
 
     crops = self.crops or CROPS
-    sizes = (alignment.SIZE,) if self.crop == 'aligned' else self.sizes
+    sizes = self.sizes or ((alignment.SIZE,) if self.crop == 'aligned' else ())
     for name, good, expected in (
       ('crop', self.crop in crops, f'one of {", ".join(crops)}'),
       ('size', 32 <= self.size <= 512, '32 to 512 pixels'),

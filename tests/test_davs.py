@@ -115,7 +115,7 @@ def test_the_identity_stage_needs_no_words(toy_records):
   ('variant', 'players'),
   [
     ('l1', GENERATORS | OPPONENTS - {'sequence_discriminator'}),
-    ('base', GENERATORS),
+    ('base', GENERATORS | {'identity_word_classifier'}),
     ('tangled', GENERATORS | OPPONENTS - {'identity_word_classifier'}),
     ('paper', GENERATORS | OPPONENTS | {'person_probe'}),
     ('words_c', EMBEDDERS | {'lip_word_classifier'}),
@@ -363,14 +363,18 @@ def test_a_split_is_searched_for_the_other_sense_and_read_for_the_word(toy_recor
     'from_video': rng.standard_normal((60, 8)).astype(np.float32),
     'still': np.ones((60, 8), np.float32),
   }
-  numbers, whole = system.compare(features)
+  lessons = {
+    'word': word[::-1],
+    'person': np.eye(3, 6, dtype=np.float32)[word[::-1]] + 0.1 * gaussian(5, 60, 6),
+  }
+  numbers, whole = system.compare(features, lessons)
   assert whole['video_to_audio/r@1'] == whole['audio_to_video/r@1'] == 100
   np.testing.assert_array_equal(numbers['from_audio/rank'], 1)
   assert whole['from_video/median_rank'] > 10
   assert np.mean(numbers['from_video/rank'] <= 10) * 100 == pytest.approx(whole['from_video/r@10'])
   np.testing.assert_array_equal(numbers['person/word_read'], 1)
   features['person'] = gaussian(4, 60, 6)
-  numbers, _ = system.compare(features)
+  numbers, _ = system.compare(features, lessons)
   assert numbers['person/word_read'].mean() < 0.7
 
 
@@ -382,6 +386,14 @@ def test_features_are_rows_of_every_clip(evaluated):
     'person': (2, 3 * 8),
     **{name: (2, 4 * 8) for name in ('seen', 'heard', 'from_audio', 'from_video', 'still')},
   }
+
+
+def test_lessons_are_what_the_features_say_of_persons(evaluated):
+  system, state, batch = evaluated
+  features, lessons = system.features(state, batch), system.lessons(state, batch)
+  assert set(lessons) == {'person', 'word'}
+  for name, rows in lessons.items():
+    np.testing.assert_allclose(rows, features[name], rtol=1e-5, atol=1e-6)
 
 
 def test_samples_begin_with_the_clip(evaluated):
@@ -402,14 +414,15 @@ def test_ranks_do_not_depend_on_the_block():
 
 def test_the_probe_reads_what_is_there_and_guesses_at_nothing():
   labels = np.random.default_rng(0).integers(0, 4, 200)
-  assert 0.1 < probe.read(gaussian(0, 200, 5), labels).mean() < 0.42
-  told = gaussian(1, 200, 5)
+  taught, told = gaussian(0, 200, 5), gaussian(1, 200, 5)
+  assert 0.1 < probe.read(taught, labels, told, labels).mean() < 0.42
+  taught[:, :4] += 20 * np.eye(4)[labels]
   told[:150, :4] += 20 * np.eye(4)[labels[:150]]
-  right = probe.read(told, labels)
+  right = probe.read(taught, labels, told, labels)
   assert right[:150].mean() > 0.95 and right[150:].mean() < 0.6
-  # No row teaches what it is asked: a label of its own is never read.
-  own = np.arange(20)
-  np.testing.assert_array_equal(probe.read(20 * np.eye(20), own, folds=20), 0)
+  # Labels are names, not places; one that nothing taught is never read.
+  np.testing.assert_array_equal(probe.read(taught, labels + 7, told[:150], labels[:150] + 7), 1)
+  np.testing.assert_array_equal(probe.read(taught, labels, told, labels + 10), 0)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -5,12 +5,16 @@ import json
 
 import clips as media_files
 import cv2
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from data_prep import clip_maker
 from data_prep.corpora import hq_voxceleb
+from tfg_jax import alignment
 from tfg_jax.errors import ConfigError, DataError
+from tfg_jax.features import portrait
 
 PEOPLE = [f'Person_{i:02d}' for i in range(12)]
 
@@ -108,8 +112,81 @@ def test_errors_name_what_is_missing(layout, tmp_path):
 
 
 def test_portraits_are_cut_in_no_other_way():
-  with pytest.raises(ConfigError, match='--crop=aligned; expected one of face'):
+  with pytest.raises(ConfigError, match='--crop=track; expected one of face, aligned'):
+    dataclasses.replace(hq_voxceleb.FRAMING, crop='track')
+  with pytest.raises(ConfigError, match=r'--size=260; expected one of \(64, 128, 256\)'):
     dataclasses.replace(hq_voxceleb.FRAMING, crop='aligned', size=260)
+
+
+def _dots(pupils, side):
+  """A grey picture with a red left pupil and a blue right one."""
+  picture = np.full((side, side, 3), 128, np.uint8)
+  for point, colour in zip(pupils, ((255, 0, 0), (0, 0, 255)), strict=True):
+    centre = tuple(int(round(16 * x)) for x in point)
+    cv2.circle(picture, centre, 16 * 5, colour, -1, cv2.LINE_AA, shift=4)
+  return picture
+
+
+def _pupils_of(portrait):
+  """Where the two dots are, in shares of the side."""
+  pixels = portrait.astype(float)
+  rows, columns = np.mgrid[: len(portrait), : len(portrait)]
+  for this, other in ((0, 2), (2, 0)):
+    weight = np.clip(pixels[..., this] - pixels[..., other] - 30, 0, None)
+    x, y = (weight * columns).sum() / weight.sum(), (weight * rows).sum() / weight.sum()
+    yield (x + 0.5) / len(portrait), (y + 0.5) / len(portrait)
+
+
+@hypothesis.given(
+  apart=st.floats(40, 160), angle=st.floats(-1.0, 1.0), x=st.floats(150, 250), y=st.floats(150, 250)
+)
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_pupils_come_to_their_places(apart, angle, x, y):
+  half = apart / 2 * np.array([np.cos(angle), np.sin(angle)])
+  pupils = [np.array([x, y]) - half, np.array([x, y]) + half]
+  aligned = alignment.align_portrait(_dots(pupils, 400), *pupils, 128)
+  assert aligned.shape[0] % 128 == 0  # averages whole pixels
+  found = list(_pupils_of(portrait.resize(aligned, 128)))
+  np.testing.assert_allclose(found, [[0.38, 0.465], [0.62, 0.465]], atol=0.006)
+
+
+def test_the_face_of_an_aligned_portrait_is_where_networks_look_for_it():
+  # MTCNN's box around pupils at 0.27 and 0.73 of its width and 0.375 of its height.
+  top, bottom, left, right = portrait.face_crop(128)
+  width, height = right - left, bottom - top
+  expected = [left + 0.27 * width, left + 0.73 * width], top + 0.375 * height
+  picture = _dots([(100, 100), (160, 100)], 256)
+  aligned = alignment.align_portrait(picture, (100, 100), (160, 100), 128)
+  (x1, y1), (x2, y2) = _pupils_of(portrait.resize(aligned, 128))
+  np.testing.assert_allclose([x1 * 128, x2 * 128], expected[0], atol=1.5)
+  np.testing.assert_allclose([y1 * 128, y2 * 128], expected[1], atol=1.5)
+
+
+def test_large_portraits_shrink_without_moire_and_have_white_around():
+  stripes = np.zeros((1400, 1400, 3), np.uint8)
+  stripes[:, ::2] = 255
+  aligned = alignment.align_portrait(stripes, (550, 700), (850, 705), 128)
+  shrunk = portrait.resize(aligned, 128)
+  assert shrunk[50:80, 40:90].std() < 20  # single pixels would be black or white
+  far = alignment.align_portrait(np.zeros((100, 100, 3), np.uint8), (30, 10), (70, 10), 64)
+  assert far[0, 0].tolist() == [255, 255, 255]
+
+
+def test_portraits_are_aligned_where_asked(layout, monkeypatch):
+  framing = dataclasses.replace(hq_voxceleb.FRAMING, crop='aligned', size=64)
+  raw = hq_voxceleb.list_clips(layout, speech=layout / 'raw').clips[0]
+  points = np.array([[25.0, 30], [55, 30], [40, 60]])
+  seen = iter([points, points * 0.9])  # the second one's pupils are 27 pixels apart
+  monkeypatch.setattr(clip_maker, 'landmark_detector', lambda: lambda pictures: [next(seen)])
+  made = clip_maker.make_clip(raw, framing)
+  assert len(made.clip.extras['portrait']) == 1
+  assert made.notes == {'portraits left out, as no face with pupils far enough apart was found': 1}
+  picture = portrait.read(made.clip.extras['portrait'][0], 64)
+  assert (picture[0] == 255).all() and picture[40, 32].max() < 30  # white around the grey picture
+  monkeypatch.setattr(clip_maker, 'landmark_detector', lambda: lambda pictures: [None])
+  with pytest.raises(DataError, match='in none of 2 portraits a face was found') as raised:
+    clip_maker.make_clip(raw, framing)
+  assert raised.value.where.endswith('masked_faces/Person_00')
 
 
 def test_people_and_files_that_are_no_use_are_counted(layout):

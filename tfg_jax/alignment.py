@@ -1,8 +1,12 @@
-"""Faces in one place and size: a similarity transform of landmarks to a template (DAVS).
+"""Faces in one place and size: a similarity transform of landmarks to a template.
 
-Source: Hangz-nju-cuhk/Talking-Face-Generation-DAVS, `preprocess/face_align.py`; pictures are what
-`cv2.warpAffine` and `cv2.resize` make, so any pictures aligned officially fit.
+Faces of DAVS by eyes and mouth, as Hangz-nju-cuhk/Talking-Face-Generation-DAVS
+`preprocess/face_align.py` has them: pictures are what `cv2.warpAffine` and `cv2.resize` make, so
+any pictures aligned officially fit. Portraits of SF2F by the pupils, as HQ-VoxCeleb's are (Bai et
+al., 2020, section 3).
 """
+
+import math
 
 import cv2
 import numpy as np
@@ -13,6 +17,11 @@ _TEMPLATE = np.array([[140, 224], [220, 224], [180, 300]], np.float64)
 _CANVAS = (356, 436)
 _CROP = slice(104, 372), slice(44, 312)  # rows, columns
 _OUTSIDE = (127, 127, 127)
+# Left and right pupil in a portrait, (x, y) in shares of its side. Where HQ-VoxCeleb has them is
+# not published; here MTCNN's boxes come to lie where the official code cuts the face out,
+# `portrait.face_crop`: pupils are at 0.27 and 0.73 of their width, 0.375 of their height.
+_PUPILS = ((0.38, 0.465), (0.62, 0.465))
+_BACKGROUND = (255, 255, 255)  # as behind the segmented people of HQ-VoxCeleb
 
 
 def similarity(points, template):
@@ -49,3 +58,20 @@ def align_face(picture, transform):
   """(H, W, 3) uint8 to the aligned face, (260, 260, 3) uint8; what lies outside is grey."""
   canvas = cv2.warpAffine(picture, transform, _CANVAS, borderValue=_OUTSIDE)
   return cv2.resize(canvas[_CROP], (SIZE, SIZE))
+
+
+def align_portrait(picture, left_pupil, right_pupil, size: int):
+  """Turns, scales and shifts a picture so that the pupils (x, y) come to their places.
+
+  Takes (H, W, 3) uint8. Returns (S, S, 3) uint8; S is the multiple of `size` that is about as sharp
+  as the picture, to be shrunk to `size` by averaging. What lies outside is white.
+  """
+  left, right = (complex(*point) for point in (left_pupil, right_pupil))
+  aim_left, aim_right = (complex(*point) for point in _PUPILS)
+  # Of complex numbers x + iy a turn and a scale are one factor.
+  turn = (aim_right - aim_left) / (right - left)
+  side = size * max(1, math.floor(1 / (size * abs(turn))))
+  turn *= side
+  shift = aim_left * side - turn * left
+  transform = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+  return cv2.warpAffine(picture, transform, (side, side), borderValue=_BACKGROUND)

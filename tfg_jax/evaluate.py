@@ -30,6 +30,7 @@ from tfg_jax.systems import base
 
 RESULTS_FILE = 'results.json'
 CLIPS_FILE = 'clips.csv'
+_LESSONS = 20_000  # training clips at most that teach a probe; DAVS' features of them take 400 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,15 +162,32 @@ class Evaluation:
     return Results(split, int(state.step), clip_ids, _joined(values), _joined(counts))
 
   def compare(self, state: base.State) -> Results:
-    """What the same clips are among each other."""
+    """What the same clips are among each other, and what clips of the training tell of them."""
     features, clip_ids, collected = jax.jit(self._system.features), [], []
     for batch in tqdm.tqdm(self._batches(), desc='comparing', unit='batch', disable=None):
       real = batch['example_mask']
       rows = jax.device_get(features(state, batch))
       collected.append({name: values[real] for name, values in rows.items()})
       clip_ids += [clip.clip_id for clip in self._clips(batch)]
-    numbers, whole = self._system.compare(_joined(collected))
+    numbers, whole = self._system.compare(_joined(collected), self._lessons(state))
     return Results(self._run.evaluation.split, int(state.step), clip_ids, numbers, whole=whole)
+
+  def _lessons(self, state):
+    """What the system's probes are taught with: training clips, each once, in random order."""
+    run = self._run
+    source = records.RecordSource(run.data.root, 'train')
+    clips = min(len(source), run.evaluation.max_clips or _LESSONS, _LESSONS)
+    batches = pipeline.train_batches(
+      source, seed=run.seed, sample=self._system.sample_evaluation, **run.data.per_process
+    )
+    lessons, collected = jax.jit(self._system.lessons), []
+    count = max(1, clips // run.data.batch_size)
+    with batches:
+      for _ in tqdm.tqdm(range(count), desc='teaching', unit='batch', disable=None):
+        collected.append(jax.device_get(lessons(state, next(batches))))
+        if not collected[0]:
+          break
+    return _joined(collected)
 
   def show_samples(self, state: base.State, report: reporting.Reporter):
     """Writes pictures and videos of the split's first clips."""

@@ -2,7 +2,7 @@
 
 INPUT is laid out as BAI-Yeqi/SF2F_PyTorch wants it:
     vox1/vox1_meta.csv, vox2/full_vox2_meta.csv   who is whom, and in which order
-    vox{1,2}/masked_faces/NAME/*.jpg              aligned portraits on white
+    vox{1,2}/masked_faces/NAME/*.jpg              portraits on white, aligned by the pupils
     split.json                                    optional: who is where; see `split_of_row`
 --speech names VoxCeleb itself: vox{1,2}/{dev,test}/ID/CLIP/UTTERANCE.wav or .m4a.
 
@@ -22,7 +22,7 @@ LICENCE = 'VoxCeleb metadata CC BY 4.0; portraits and speech belong to their own
 SECONDS = 30  # of a record, and of its one frame
 FRAMING = Framing(
   crop='face',
-  crops=('face',),  # portraits are taken as they are
+  crops=('face', 'aligned'),  # as they are; or by the pupils, for portraits of other people
   size=128,
   sizes=(64, 128, 256),
   fps=1 / SECONDS,

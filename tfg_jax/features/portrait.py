@@ -29,9 +29,14 @@ def read(file: bytes, size: int, *, where: object = '') -> np.ndarray:
   Raises:
     DataError: if it is no picture; the message names it with `where`.
   """
+  return resize(decode(file, where=where), size)
+
+
+def decode(file: bytes, *, where: object = '') -> np.ndarray:
+  """Decodes a picture to (H, W, 3) uint8 RGB; raises what `read` does."""
   try:
     with Image.open(io.BytesIO(file)) as picture:
-      return resize(np.asarray(picture.convert('RGB')), size)
+      return np.asarray(picture.convert('RGB'))
   except (UnidentifiedImageError, OSError) as error:
     raise DataError(f'the portrait is not a picture: {file[:8]!r}...', where=where) from error
 

@@ -12,28 +12,22 @@ import numpy as np
 import optax
 
 
-def read(features, labels, *, folds: int = 10, c: float = 1.0) -> np.ndarray:
-  """Whose label a linear SVM reads that was taught with others; (N,) float32, 1 where it does.
+def read(lessons, lesson_labels, features, labels, *, c: float = 1.0) -> np.ndarray:
+  """Whose label a linear SVM reads that other clips have taught; (N,) float32, 1 where it does.
 
   Args:
-    features: (N, D); scaled here to mean 0 and deviation 1 of the rows that teach.
-    labels: (N,) int.
-    folds: parts of the rows, N or fewer: each part is read by an SVM that all others have taught.
+    lessons: (M, D), what teaches; all is scaled here to mean 0 and deviation 1 of these.
+    lesson_labels: (M,) int.
+    features: (N, D), what is read.
+    labels: (N,) int; one that nothing taught is never read.
     c: weight of the errors against |w|^2 / 2.
   """
-  features, labels = np.asarray(features, np.float32), np.asarray(labels)
-  classes, numbers = np.unique(labels, return_inverse=True)
-  part = np.arange(len(features)) % folds
-  right = np.zeros(len(features), np.float32)
-  for fold in range(folds):
-    taught, tested = part != fold, part == fold
-    mean, deviation = features[taught].mean(0), features[taught].std(0) + 1e-6
-    rows = jnp.asarray((features - mean) / deviation)
-    # All rows go in, those of the fold without weight: one shape, one compilation.
-    weights = _fit(rows, jnp.asarray(numbers), jnp.asarray(taught, jnp.float32), len(classes), c)
-    said = np.asarray(_score(weights, rows[tested]).argmax(-1))
-    right[tested] = said == numbers[tested]
-  return right
+  lessons, features = np.asarray(lessons, np.float32), np.asarray(features, np.float32)
+  classes, numbers = np.unique(lesson_labels, return_inverse=True)
+  mean, deviation = lessons.mean(0), lessons.std(0) + 1e-6
+  weights = _fit(jnp.asarray((lessons - mean) / deviation), jnp.asarray(numbers), len(classes), c)
+  said = np.asarray(_score(weights, jnp.asarray((features - mean) / deviation)).argmax(-1))
+  return (classes[said] == np.asarray(labels)).astype(np.float32)
 
 
 def _score(weights, features):
@@ -41,14 +35,14 @@ def _score(weights, features):
 
 
 @functools.partial(jax.jit, static_argnames='classes')
-def _fit(features, labels, weight, classes, c, steps=200):
+def _fit(features, labels, classes, c, steps=200):
   """Minimises |w|^2 / 2 + c * sum of squared hinges, divided by the number of rows."""
   side = 2.0 * jax.nn.one_hot(labels, classes) - 1
 
   def objective(weights):
-    hinge = jnp.maximum(1 - side * _score(weights, features), 0) * weight[:, None]
+    hinge = jnp.maximum(1 - side * _score(weights, features), 0)
     size = jnp.square(weights['kernel']).sum() / 2
-    return (size + c * jnp.square(hinge).sum()) / weight.sum()
+    return (size + c * jnp.square(hinge).sum()) / len(features)
 
   solver = optax.lbfgs()
   weights = {'kernel': jnp.zeros((features.shape[1], classes)), 'bias': jnp.zeros(classes)}

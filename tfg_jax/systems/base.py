@@ -191,13 +191,16 @@ class System(Protocol):
     --mode=evaluate; systems that draw mouths or heads have it."""
 
   def features(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-    """(B, ...) arrays of which `compare` needs those of a whole split; both are for
-    --mode=evaluate, and only of systems that look for clips among others."""
+    """(B, ...) arrays of which `compare` needs those of a whole split; this and the next two are
+    for --mode=evaluate, and only of systems that look for clips among others."""
+
+  def lessons(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+    """Those of them that teach the probes of `compare`, of training clips; {} if it has none."""
 
   def compare(
-    self, features: Mapping[str, np.ndarray]
+    self, features: Mapping[str, np.ndarray], lessons: Mapping[str, np.ndarray]
   ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """On the host, from what `features` gave of all clips: (clips,) numbers of each clip among the
+    """On the host, from what the two gave of all clips: (clips,) numbers of each clip among the
     others, and numbers that only the split has."""
 
   def generate(self, state: State, inputs: Batch) -> jax.Array:

@@ -72,13 +72,15 @@ class Settings:
   drawn_frames: int = 6  # of those
   evaluation_frames: int = 25  # drawn per clip
   shared_classifier: bool = True  # one word classifier for both senses
-  identity_source: str = 'net1'  # what C_p^w reads: 'net1' as in the code, 'pooled' as in the paper
+  # What C_p^w reads: 'net1' as in the code; 'pooled' as in the paper, and linearly, as an SVM does.
+  identity_source: str = 'net1'
   contrastive: str = 'l2'
   confusion: str = 'squares'
   adversarial: str = 'cross_entropy'
   softening: float = 0.1  # labels of D are off by up to this much
   weights: Weights = Weights()
-  optimizer: str = 'adam'  # or 'muon', of those that see or draw; all others have Adam
+  # Or 'muon', of those that see or draw, and of C_p^w; all others have Adam.
+  optimizer: str = 'adam'
   learning_rate: float = 2e-4
   b1: float = 0.9
   b2: float = 0.999
@@ -171,8 +173,10 @@ def _module(name, settings: Settings, shared) -> nn.Module:
     return networks.DomainClassifier(dtype=dtype)
   if name in ('person_classifier', 'person_probe'):
     return networks.PersonClassifier(settings.persons, dtype=dtype)
-  if name == 'identity_word_classifier' and settings.identity_source == 'net1':
-    return networks.IdentityWordClassifier(settings.words, dtype=dtype)
+  if name == 'identity_word_classifier':
+    pooled = settings.identity_source == 'pooled'
+    reader = networks.LinearProbe if pooled else networks.IdentityWordClassifier
+    return reader(settings.words, dtype=dtype)
   values, classes = settings.word_classifier, {'words': settings.words}
   where = 'model.word_classifier'
   return configuration.build_module(networks.WordClassifier, values, where, **classes, dtype=dtype)
@@ -211,7 +215,8 @@ class Passes:
 
 def has_modes(module) -> bool:
   """Whether a module's call says `train`."""
-  return not isinstance(module, (networks.WordClassifier, networks.DomainClassifier))
+  modeless = networks.WordClassifier, networks.DomainClassifier, networks.LinearProbe
+  return not isinstance(module, modeless)
 
 
 def one_after_another(stats, updated):

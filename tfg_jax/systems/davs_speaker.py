@@ -62,13 +62,16 @@ class Speaker:
 
   def _optimizer(self, name: str) -> optax.GradientTransformation:
     s = self.settings
-    sees = name in ('identity_encoder', 'lip_encoder', 'decoder')
-    return base.optimizer(s.optimizer if sees else 'adam')(s.learning_rate, b1=s.b1, b2=s.b2)
+    sees = 'identity_encoder', 'lip_encoder', 'decoder', 'identity_word_classifier'
+    kind = s.optimizer if name in sees else 'adam'
+    return base.optimizer(kind)(s.learning_rate, b1=s.b1, b2=s.b2)
 
   def export(self, state: base.State, network: str):
     """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
     if network == 'davs_classifiers':
       held = {head: name for head, name in HEADS.items() if name in state.nets}
+      if self.settings.identity_source == 'pooled' and 'identity_words' in held:
+        held['probe'] = held.pop('identity_words')
       return {'params': {head: state.nets[name].params for head, name in held.items()}}
     name = network.removeprefix('davs_')
     if not network.startswith('davs_') or name not in state.nets:
@@ -210,25 +213,37 @@ class Speaker:
     inputs, features = self._inputs(batch), {}
     if 'word_classifier' in self.networks:
       features['seen'], features['heard'] = self._embeddings(state, inputs)
-    if 'identity_encoder' in self.networks and self.settings.words:
-      faces = inputs.kept.reshape(-1, *inputs.kept.shape[2:])
-      features['person'] = self._apply(state, 'identity_encoder', faces).vector
     if 'decoder' in self.networks:
       drawn = self._drawn(state, inputs.portrait, inputs.seen, inputs.heard)
       drawn['still'] = jnp.broadcast_to(inputs.portrait[:, None], inputs.seen.shape)
       features |= {name: self._apply(state, 'lip_encoder', video) for name, video in drawn.items()}
     rows = {name: x.reshape(len(inputs.word), -1) for name, x in features.items()}
-    return rows | {'word': inputs.word}
+    return rows | {'word': inputs.word} | self._person(state, inputs)
+
+  def lessons(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
+    """What tells the word of a training clip, if persons do; else {}."""
+    inputs = self._inputs(batch)
+    if person := self._person(state, inputs):
+      return person | {'word': inputs.word}
+    return {}
+
+  def _person(self, state, inputs):
+    """{'person'}: (B, 20 D), who the clip's consecutive frames show, where E_p and words are."""
+    if not ('identity_encoder' in self.networks and self.settings.words):
+      return {}
+    faces = inputs.kept.reshape(-1, *inputs.kept.shape[2:])
+    vectors = self._apply(state, 'identity_encoder', faces).vector
+    return {'person': vectors.reshape(len(inputs.word), -1)}
 
   def compare(
-    self, features: Mapping[str, np.ndarray]
+    self, features: Mapping[str, np.ndarray], lessons: Mapping[str, np.ndarray]
   ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Numbers of clips among all of a split, (clips,) each, and of the split as a whole.
 
     'video_to_audio', 'audio_to_video': the rank from 1 on at which a clip's other sense is found,
     recalls in percent. 'from_audio', 'from_video', 'still': the same of a drawn clip's original, by
-    E_w (paper, Table 4). 'person/word_read': 1 where a linear SVM reads the word from the
-    identity's vectors, which should not tell it.
+    E_w (paper, Table 4). 'person/word_read': 1 where a linear SVM, taught with the lessons, reads
+    the word from the identity's vectors, which should not tell it.
     """
     numbers, whole = {}, {}
     pairs = {'video_to_audio': ('seen', 'heard'), 'audio_to_video': ('heard', 'seen')}
@@ -241,8 +256,8 @@ class Speaker:
         del summary['mean_rank']  # that of the ranks above
         whole |= {f'{name}/{key}': x for key, x in summary.items()}
     if 'person' in features:
-      folds = min(10, len(features['word']))
-      numbers['person/word_read'] = probe.read(features['person'], features['word'], folds=folds)
+      taught = lessons['person'], lessons['word']
+      numbers['person/word_read'] = probe.read(*taught, features['person'], features['word'])
     return numbers, whole
 
   def summary(self, results: dict[str, float]) -> str:
