@@ -63,7 +63,11 @@ class LSTM(nn.Module):
 
 
 class WaveEncoder(nn.Module):
-  """Five strided convolutions: 16 kHz to 100 Hz."""
+  """Five strided convolutions: 16 kHz to 100 Hz.
+
+  Fresh biases are 0: PyTorch's are ten times as large as what speech makes of the first kernels;
+  behind the norms little of it is left, which a short training does not get over.
+  """
 
   features: int = 256
   dtype: Any = jnp.float32
@@ -75,7 +79,13 @@ class WaveEncoder(nn.Module):
       ((10, 5, 3), (8, 4, 2), (4, 2, 1), (4, 2, 1), (4, 2, 1))
     ):
       x = layers.Conv(
-        self.features, (kernel,), stride, padding, dtype=self.dtype, name=f'conv_{i}'
+        self.features,
+        (kernel,),
+        stride,
+        padding,
+        bias_init=nn.initializers.zeros,
+        dtype=self.dtype,
+        name=f'conv_{i}',
       )(x)
       self.sow('intermediates', f'convolved_{i}', x)
       x = ChannelNorm(dtype=self.dtype, name=f'norm_{i}')(x)

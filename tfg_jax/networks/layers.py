@@ -65,7 +65,8 @@ class Dense(nn.Module):
 class Conv(nn.Module):
   """Convolution over 1, 2 or 3 axes (as many as `kernel_size` has), with symmetric padding.
 
-  'SAME' would pad differently from PyTorch wherever the stride is not 1.
+  'SAME' would pad differently from PyTorch wherever the stride is not 1. `kernel_init` and
+  `bias_init` replace PyTorch's defaults.
   """
 
   features: int
@@ -76,6 +77,7 @@ class Conv(nn.Module):
   groups: int = 1
   use_bias: bool = True
   kernel_init: Initializer | None = None
+  bias_init: Initializer | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -101,7 +103,7 @@ class Conv(nn.Module):
         feature_group_count=self.groups,
       )
     if self.use_bias:
-      y += self.param('bias', init, (self.features,)).astype(self.dtype)
+      y += self.param('bias', self.bias_init or init, (self.features,)).astype(self.dtype)
     return y
 
 
