@@ -37,6 +37,7 @@ class MakeShard(beam.DoFn):
     threading.Thread(target=_end_with, args=self._command, daemon=True).start()
 
   def process(self, shard: pipeline.Shard):
+    """Makes one shard, and counts what became of its clips."""
     for what, count in pipeline.make_shard(shard).items():
       beam.metrics.Metrics.counter('clips', what).inc(count)
 

@@ -77,6 +77,7 @@ class Drop:
 
   @property
   def reason(self):
+    """The message without names and numbers, by which drops are counted."""
     bare = re.sub(r'\s*\([^()]*\)', '', self.message.splitlines()[0])
     return re.sub(r"'[^']*'|\d+(\.\d+)?", '…', bare)
 

@@ -138,42 +138,60 @@ class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class TfgCremaD(Corpus):
+  """`tfg_crema_d`, see `data_prep/corpora/crema_d.py`."""
+
   corpus = 'crema_d'
   extras = ('identity', 'level')
 
 
 class TfgFolder(Corpus):
+  """`tfg_folder`, see `data_prep/corpora/folder.py`."""
+
   corpus = 'folder'
 
 
 class TfgGrid(Corpus):
+  """`tfg_grid`, see `data_prep/corpora/grid.py`."""
+
   corpus = 'grid'
   extras = ('word_times',)
 
 
 class TfgHqVoxceleb(Corpus):
+  """`tfg_hq_voxceleb`, see `data_prep/corpora/hq_voxceleb.py`."""
+
   corpus = 'hq_voxceleb'
   extras = ('identity', 'portrait', 'utterances')
 
 
 class TfgLrs2(Corpus):
+  """`tfg_lrs2`, see `data_prep/corpora/lrs2.py`."""
+
   corpus = 'lrs2'
 
 
 class TfgLrs3(Corpus):
+  """`tfg_lrs3`, see `data_prep/corpora/lrs3.py`."""
+
   corpus = 'lrs3'
 
 
 class TfgLrw(Corpus):
+  """`tfg_lrw`, see `data_prep/corpora/lrw.py`."""
+
   corpus = 'lrw'
   extras = ('word_label',)
 
 
 class TfgNamedFaces(Corpus):
+  """`tfg_named_faces`, see `data_prep/corpora/named_faces.py`."""
+
   corpus = 'named_faces'
   extras = ('identity',)
 
 
 class TfgVoxceleb2(Corpus):
+  """`tfg_voxceleb2`, see `data_prep/corpora/voxceleb2.py`."""
+
   corpus = 'voxceleb2'
   extras = ('identity',)

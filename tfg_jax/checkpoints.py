@@ -108,6 +108,7 @@ class Checkpoints:
 
   @property
   def latest_step(self) -> int | None:
+    """The newest saved step; None if there is none."""
     return self._manager.latest_step()
 
   @property

@@ -38,6 +38,7 @@ class Choice:
 
   @property
   def label(self) -> str:
+    """What the page calls it."""
     return f'{self.name}: {self.system}, {generate.KINDS[self.draws].means}'
 
   @property
@@ -53,6 +54,7 @@ class Choice:
 
   @property
   def ending(self) -> str:
+    """Of the file that it draws."""
     return '.png' if self.draws == 'portrait' else '.mp4'
 
 

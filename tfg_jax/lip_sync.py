@@ -54,6 +54,7 @@ class Request:
 
   @property
   def source(self) -> str:
+    """The path of what is redrawn."""
     return self.video or self.image
 
   def check(self):

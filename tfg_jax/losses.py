@@ -32,7 +32,7 @@ def masked_l1(image, target, mask=None, *, axis_name: str | None = None):
 
 
 def absolute(x):
-  """|x| with gradient 0 at 0, as in PyTorch; that of `jnp.abs` is 1 there."""
+  """|x| of (...) numbers with gradient 0 at 0, as in PyTorch; that of `jnp.abs` is 1 there."""
   return x * lax.stop_gradient(jnp.sign(x))
 
 
@@ -213,7 +213,7 @@ def least_squares(scores, label: float):
 
 
 def adversary(on_real, on_fake):
-  """What an LSGAN discriminator minimises: real 1, generated 0 (Eq. 4 and 5)."""
+  """What an LSGAN discriminator minimises of (...) scores: real 1, generated 0 (Eq. 4, 5)."""
   return least_squares(on_real, 1.0) + least_squares(on_fake, 0.0)
 
 
@@ -262,13 +262,13 @@ def smooth(image):
 
 
 def soft_cross_entropy(logits, label, *, axis_name: str | None = None):
-  """Binary cross-entropy of logits of any shape against a label in [0, 1], e.g. 0.93 for 'real'."""
+  """Binary cross-entropy of (...) logits against a label in [0, 1], e.g. 0.93 for 'real'."""
   values = jax.nn.softplus(logits) - label * logits
   return masked_mean(values, axis_name=axis_name)
 
 
 def square_distance(logits, label, *, axis_name: str | None = None):
-  """LSGAN in place of cross-entropy: mean (p - label)^2 of the probabilities behind the logits."""
+  """LSGAN in place of cross-entropy: mean (p - label)^2 of the probabilities p of (...) logits."""
   return masked_mean(jnp.square(jax.nn.sigmoid(logits) - label), axis_name=axis_name)
 
 
@@ -321,15 +321,15 @@ def cross_entropy(logits, labels, mask=None, *, axis_name: str | None = None):
 def confusion(logits, mask=None, *, axis_name: str | None = None):
   """Mean over the classes of (softmax - 1/N)^2, 0 if the classifier knows nothing at all.
 
-  N times this is the paper's Eq. 3 and 5, a sum over the classes.
+  Takes (..., N) logits. N times this is the paper's Eq. 3 and 5, a sum over the classes.
   """
   probabilities = jax.nn.softmax(logits.astype(jnp.float32))
   return masked_mean(jnp.square(probabilities - 1 / logits.shape[-1]), mask, axis_name=axis_name)
 
 
 def log_confusion(logits, mask=None, *, axis_name: str | None = None):
-  """Mean over the classes of -log softmax, log N if the classifier knows nothing at all; an
-  alternative in the released DAVS code."""
+  """Mean over the classes of -log softmax of (..., N) logits, log N if the classifier knows nothing
+  at all; an alternative in the released DAVS code."""
   return masked_mean(-jax.nn.log_softmax(logits.astype(jnp.float32)), mask, axis_name=axis_name)
 
 

@@ -58,6 +58,7 @@ class Marks:
 
   @property
   def sentence(self) -> str:
+    """What the file says in a tag that people read."""
     return f'{_PREFIX}{self.drawn} by {self.maker} {self.how}. {self.warning}'
 
   @property
@@ -140,6 +141,7 @@ def of_samples(maker: Maker) -> Marks:
 
 
 def sidecar_of(path: str) -> str:
+  """The path of the marks beside a file."""
   return f'{path}.json'
 
 

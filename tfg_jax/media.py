@@ -331,6 +331,7 @@ class VideoReader:
     self.close()
 
   def close(self):
+    """Gives the file back; what is read next opens it again."""
     if self._container is not None:
       self._container.close()
       self._container = self._position = self._last = None
@@ -354,6 +355,9 @@ class VideoReader:
 
     The tolerance keeps rates like 25.34, which an edit list makes of 25 fps frames: it is what
     players show and what other tools take the file to have.
+
+    Raises:
+      MediaError: for rates that no video has.
     """
     times, declared = self.times, self._declared_rate
     if len(times) > 1:
@@ -376,6 +380,9 @@ class VideoReader:
 
     Goes on from where it stands or from the nearest key frame before `start`, whichever is less
     work; containers that cannot seek are decoded from their beginning.
+
+    Raises:
+      MediaError: if a frame is another one than when `times` was found.
     """
     if not 0 <= start <= stop <= len(self):
       raise IndexError(f'frames {start}..{stop} of {len(self)}')

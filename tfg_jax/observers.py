@@ -46,7 +46,11 @@ class Observer(Protocol):
   variables: Any  # its weights, handed to `judge`, so that they are not compiled in
 
   def inputs(self, clips: Sequence[clip_codec.Clip]) -> dict[str, np.ndarray]:
-    """What `judge` needs to know of the clips besides the batch, (B, ...) of fixed shapes."""
+    """What `judge` needs to know of the clips besides the batch, (B, ...) of fixed shapes.
+
+    Raises:
+      DataError: if it cannot judge one of them.
+    """
 
   def judge(self, variables, video, real, batch: base.Batch) -> dict[str, jax.Array]:
     """Pure: answers (B, ...) about clips (B, T, H, W, 3) uint8 RGB.
@@ -56,7 +60,7 @@ class Observer(Protocol):
     """
 
   def numbers(self, answers: Mapping[str, np.ndarray], clips: Sequence[clip_codec.Clip]) -> Numbers:
-    """What the answers are worth."""
+    """What the answers are worth: {metric: (values (B,), what each counts (B,))}."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Sync:
 
   @classmethod
   def load(cls, folder: str) -> 'Sync':
+    """Of a run of `sync_expert` or a converted network; raises what `sync_expert.read` does."""
     expert = sync_expert.read(folder, 'syncnet')
     return cls(expert, sync_expert.variables(pretrained.load(folder)))
 
@@ -135,6 +140,7 @@ class Reader:
 
   @classmethod
   def load(cls, folder: str, beam: int) -> 'Reader':
+    """Of a run of `lip_expert` or a converted network; raises what `lip_expert.read` does."""
     return cls(lip_expert.read(folder), lip_expert.variables(pretrained.load(folder)), beam)
 
   def inputs(self, clips):
@@ -165,6 +171,11 @@ class Speller:
 
   @classmethod
   def load(cls, folder: str) -> 'Speller':
+    """Of a run of `lip_expert`.
+
+    Raises:
+      CheckpointError: if it writes pieces of words.
+    """
     reader = lip_expert.read(folder)
     if max(map(len, reader.vocabulary.symbols[len(vocabulary.SPECIALS) :])) > 1:
       raise errors.CheckpointError(

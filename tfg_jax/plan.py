@@ -165,6 +165,7 @@ class Step:
 
   @functools.cached_property
   def state_bytes(self) -> int:
+    """Of everything that a chip keeps from step to step."""
     return sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(self.state))
 
   def unexplained(self, cost: Cost) -> list[Collective]:

@@ -125,6 +125,7 @@ class Reporter:
       write_video(path, frames, wav, fps=fps, rate=rate, tags=said.tags)
 
   def close(self):
+    """Ends the files of numbers; raises StorageError if the disk refuses."""
     if self._writes:
       with storage.reported(self._lines.name):
         self._lines.close()

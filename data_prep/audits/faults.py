@@ -70,10 +70,12 @@ def _faults(clip, threshold, copies):
 
 
 def is_silent(clip: Measures) -> bool:
+  """Whether hardly anything of the clip can be heard."""
   return 1 - clip.silence < _SOUND
 
 
 def is_frozen(clip: Measures) -> bool:
+  """Whether the pictures stand still for long, or all of a short clip."""
   return clip.still >= min(_STILL, _STILL_SHARE * clip.seconds) and clip.still > 1 / clip.fps
 
 

@@ -49,6 +49,7 @@ class Threshold:
 
   @property
   def is_known(self) -> bool:
+    """Whether there were enough clips to say how well sounds match."""
     return not np.isnan(self.in_place)
 
   def passed(self, match: float, offset: float) -> bool:

@@ -53,6 +53,7 @@ class Settings:
 
   @property
   def splits(self):
+    """Those that the corpus will have; strangers have one of their own."""
     return ('train', 'valid', 'test') + (('test_unseen',) if self.unseen_identities else ())
 
 
@@ -66,6 +67,7 @@ def split_of(settings, number):
 
 @functools.lru_cache(maxsize=1024)
 def puppet(seed, number):
+  """The identity of a number, made once; see `identity.make_identity`."""
   return identity.make_identity(seed, number)
 
 

@@ -80,6 +80,7 @@ def darker(colour, share):
 
 
 def lighter(colour, share):
+  """An RGB colour, mixed with a share in [0, 1] of warm white."""
   return mix(colour, (255, 248, 236), share)
 
 

@@ -122,6 +122,7 @@ class Speech:
 
   @property
   def seconds(self):
+    """How long it is."""
     return len(self.wave) / SAMPLE_RATE
 
 

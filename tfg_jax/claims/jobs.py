@@ -68,6 +68,7 @@ class Finished:
     return {name: entry['seconds'] for name, entry in self._known.items()}
 
   def add(self, job: Job, seconds: float):
+    """Notes a job that has ended well, at once on the disk."""
     self._known[job.name] = {'arguments': list(job.arguments), 'seconds': round(seconds, 1)}
     storage.write_whole(self._path, [json.dumps(self._known, indent=2).encode(), b'\n'])
 

@@ -83,7 +83,11 @@ _SHARD = re.compile(
 
 
 def shard_path(directory, corpus, split, shard, shards):
-  """Path of one shard, e.g. `DIR/puppet-train-00003-of-00064.tfrecord`; `shard` counts from 0."""
+  """Path of one shard, e.g. `DIR/puppet-train-00003-of-00064.tfrecord`; `shard` counts from 0.
+
+  Raises:
+    DataError: for names and numbers that cannot be part of it.
+  """
   for name in (corpus, split):
     if not _NAME.fullmatch(name):
       raise DataError(

@@ -46,7 +46,7 @@ _MEL_LOWEST, _MEL_HIGHEST = 55.0, 7600.0  # Hz
 
 
 def num_frames(num_samples):
-  """Returns how many 10 ms frames python_speech_features makes of `num_samples` (int or array)."""
+  """Returns how many 10 ms frames python_speech_features makes of (...) `num_samples`."""
   return 1 + (num_samples > _WINDOW) * -((_WINDOW - num_samples) // _HOP)
 
 
@@ -149,7 +149,7 @@ def _mel_columns(pieces):
 
 
 def mel_window_starts(times, lead: float = 0.04):
-  """Returns the first mel column, int32, of the window for frames at `times` (seconds).
+  """Returns the first mel column, int32, of the window for frames at `times`, (...) seconds.
 
   The window of 16 columns starts `lead` seconds before its frame: 0.04 as in Wav2Lip's training, 0
   as in its inference script, 0.08 to centre it on the frame.

@@ -49,12 +49,12 @@ def resize(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def from_uint8(pixels):
-  """uint8 RGB to the network space."""
+  """uint8 RGB (..., H, W, 3) to the network space."""
   return (pixels.astype(jnp.float32) / 255 - jnp.array(_MEAN)) / jnp.array(_DEVIATION)
 
 
 def to_uint8(image):
-  """The network space to uint8 RGB: cut off, not rounded, as officially."""
+  """The network space to uint8 RGB (..., H, W, 3): cut off, not rounded, as officially."""
   return jnp.clip(_to_pixels(image), 0, 255).astype(jnp.uint8)
 
 
@@ -69,7 +69,10 @@ def face_crop(size: int) -> tuple[int, int, int, int]:
 
 
 def facenet_input(image, *, crop: bool = True):
-  """The network space to what FaceNet sees, within 1 of 0; no gradient where it is clipped."""
+  """The network space to what FaceNet sees, (..., h, w, 3) within 1 of 0; `face_crop` with `crop`.
+
+  There is no gradient where it is clipped.
+  """
   pixels = (jnp.clip(_to_pixels(image), 0, 255) - 127.5) / 128
   if not crop:
     return pixels
@@ -107,5 +110,5 @@ def resize_corners(images, size: tuple[int, int]):
 
 
 def halve(image):
-  """Every second pixel: how the low-resolution target of two-resolution training is made."""
+  """Every second pixel of (..., H, W, 3): how two-resolution training makes its small target."""
   return image[..., ::2, ::2, :]

@@ -7,7 +7,7 @@ _SAMPLES_PER_STEP = 160
 
 
 def steps_at(times, steps: int):
-  """The last step that is over at `times` in seconds: int32, from 0 to `steps` - 1.
+  """The last step that is over at `times`, (...) seconds: int32, from 0 to `steps` - 1.
 
   For a frame, ask for the time when it ends: a causal context has then heard all of it. An earlier
   step would miss a part of it, a later one would know the future.

@@ -153,7 +153,7 @@ def window_samples(frames: int) -> int:
 
 
 def valid_frames(num_samples):
-  """How many frames of a window of `cut` are sound, of its number of samples; at least one."""
+  """How many frames of a window of `cut` are sound, (...) of its number of samples; at least 1."""
   return jnp.maximum(audio.num_frames(num_samples) - 1, 1)
 
 

@@ -62,7 +62,7 @@ def places(queries, gallery, *, size=GALLERY, distance=None):
 
 
 def recall(queries, gallery, counts=RECALLS, *, size=GALLERY, distance=None):
-  """Share of queries whose own row is among the K nearest, {K: share in [0, 1]}; see `places`."""
+  """Share of (N, D) queries whose own row is among the K nearest, {K: share}; see `places`."""
   found = places(queries, gallery, size=size, distance=distance)
   found = found[~np.isnan(found)]
   return {k: float((found < k).mean()) for k in counts}

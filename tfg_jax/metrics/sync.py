@@ -42,7 +42,7 @@ class SyncScores(NamedTuple):
 
 
 def num_windows(num_frames, num_samples):
-  """Returns how many windows a clip has, one fewer than would fit; none if not positive."""
+  """Returns how many windows clips (...) have, one fewer than would fit; none if not positive."""
   return jnp.minimum(num_frames, num_samples // SAMPLES_PER_FRAME) - WINDOW_FRAMES
 
 
@@ -84,7 +84,7 @@ def sync_distances(lips, speech, number=None):
 
 
 def sync_scores(lips, speech, number=None) -> SyncScores:
-  """Scores one clip; see `sync_distances` for the arguments."""
+  """Scores one clip of (T, D) windows; see `sync_distances` for the arguments."""
   distances = sync_distances(lips, speech, number)
   valid = jnp.arange(len(lips)) < (len(lips) if number is None else number)
   mean = jnp.where(valid[:, None], distances, 0).sum(0) / valid.sum()

@@ -28,10 +28,12 @@ class Errors(NamedTuple):
 
   @property
   def character_error_rate(self) -> float:
+    """Edits per character of the references."""
     return self.character_edits / self.characters
 
   @property
   def word_error_rate(self) -> float:
+    """Edits per word of the references."""
     return self.word_edits / self.words
 
 

@@ -152,7 +152,7 @@ EXAMPLES = {
 }
 
 
-def official_shapes(network):
+def official_shapes(network: str):
   """Returns the variables of an official network as shapes and dtypes; computes nothing."""
   module, inputs = OFFICIAL[network](), EXAMPLES[network]
   arrays = {name: x for name, x in inputs.items() if isinstance(x, jax.ShapeDtypeStruct)}

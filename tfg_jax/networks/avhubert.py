@@ -24,7 +24,7 @@ _INIT = nn.initializers.normal(0.02)  # of all dense kernels inside the transfor
 
 
 def scale_gradient(x, factor: float):
-  """Returns x itself, and multiplies the gradient that comes back through it by `factor`."""
+  """Returns x (...) itself, and multiplies the gradient that comes back through it by `factor`."""
   held = lax.stop_gradient(x)
   return held if factor == 0 else held + factor * (x - held)
 
@@ -167,7 +167,10 @@ class EncoderLayer(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-  """Positional convolution, then layers named `layers_0`, `layers_1`, ..., then a norm."""
+  """Positional convolution, then layers named `layers_0`, `layers_1`, ..., then a norm.
+
+  Takes (B, T, features) and a mask (B, T), True where a clip has ended.
+  """
 
   features: int
   depth: int

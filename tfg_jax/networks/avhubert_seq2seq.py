@@ -222,6 +222,7 @@ class AVHubertSeq2Seq(nn.Module):
   def transcribe(self, audio=None, video=None, padding_mask=None, **search) -> Hypotheses:
     """Reads lips, speech or both freely: encodes, then calls `spell` with the keywords `search`.
 
+    Takes what the encoder takes, (B, T, ...) each, and a mask (B, T), True where a clip has ended.
     Beam search needs the memory of B * beam decoder caches; jit with the keywords static.
     """
     memory = self.encoder(audio, video, padding_mask, train=False)

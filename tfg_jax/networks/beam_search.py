@@ -1,4 +1,4 @@
-"""Beam search over any step function, as fairseq's `sequence_generator.py` does it.
+"""Beam search over any step function, as facebookresearch/fairseq `sequence_generator.py` does it.
 
 Shapes are static, so it jits: K beams, and room for the longest hypothesis. What a step function
 carries from step to step (its caches) is a tree of arrays (B, K, ...), reordered here as beams

@@ -142,7 +142,7 @@ class FeedForward(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x, *, train: bool):  # (B, T, features)
     x = self.activation(Dense(self.mlp_width, dtype=self.dtype, name='w_1')(x))
     x = nn.Dropout(self.dropout)(x, deterministic=not train)
     return Dense(self.features, dtype=self.dtype, name='w_2')(x)

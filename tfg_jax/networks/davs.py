@@ -25,6 +25,7 @@ _ALMOST_ZERO = 1e-4  # the first words of a fresh word classifier are all alike
 
 
 def leaky_relu(x):
+  """Slope 0.2 below 0; (...) of any shape."""
   return nn.leaky_relu(x, _SLOPE)
 
 
@@ -50,7 +51,7 @@ def upsample(x, size: tuple[int, int], *, align_corners: bool = True):
 
 
 def max_pool(x):
-  """Maximum of 2 x 2 pixels; an odd last row or column is left out."""
+  """Maximum of 2 x 2 pixels of (B, H, W, C); an odd last row or column is left out."""
   return nn.max_pool(x, (2, 2), (2, 2))
 
 

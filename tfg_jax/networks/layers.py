@@ -33,7 +33,7 @@ def uniform_init(fan_in: int):
 
 
 def unit(x, epsilon: float = 1e-12):
-  """Returns x / max(|x|, epsilon) over the last axis, float32; the gradient at zero is finite."""
+  """Returns x (..., D) / max(|x|, epsilon), float32; the gradient at zero is finite."""
   x = x.astype(jnp.float32)
   squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
   return x * lax.rsqrt(jnp.maximum(squares, epsilon**2))

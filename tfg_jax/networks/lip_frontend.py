@@ -1,4 +1,7 @@
-"""The first layers that the lip readers share: a spatio-temporal convolution and a max pool."""
+"""The first layers that the lip readers share: a spatio-temporal convolution and a max pool.
+
+Source: `VideoFrontend` of Stafylakis and Tzimiropoulos, 2017, as AV-HuBERT and its peers have it.
+"""
 
 from typing import Any
 

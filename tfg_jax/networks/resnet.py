@@ -7,7 +7,7 @@ Source: VGGFace2's ResNet-50 (Cao et al., 2018) as in cydonia999/VGGFace2-pytorc
 jisung0920/EyeCon-Server `eyeconModel.py`; gates of Hu et al. (2018).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -99,7 +99,7 @@ class ResNet(nn.Module):
   dtype: Any = jnp.float32
 
   @classmethod
-  def plain(cls, variables) -> 'ResNet':
+  def plain(cls, variables: Mapping) -> 'ResNet':
     """The network without gates that has variables of these shapes."""
     params = variables['params']
 

@@ -213,7 +213,7 @@ class VoiceToFace(nn.Module):
   noise: float = 0.0
 
   def __call__(self, mel, lengths=None, *, mask=None, noise=None, train: bool):
-    """Returns portraits and the embedding that they were drawn from; see `embed`."""
+    """Returns portraits (B, S, S, 3) and the embedding that they were drawn from; see `embed`."""
     embedding = self.embed(mel, lengths, mask=mask, noise=noise, train=train)
     return self.decoder(embedding, train=train), embedding
 

@@ -109,7 +109,7 @@ class FrameDecoder(nn.Module):
     return jnp.tanh(self.out(x)).astype(jnp.float32)
 
   def __call__(self, context, emotion, identity, *, train: bool):
-    """Inflates and draws, one frame per identity."""
+    """Inflates and draws, one frame (B, S, S, 3) per identity."""
     return self.draw(context, emotion, self.inflate(identity, train=train), train=train)
 
 

@@ -27,7 +27,7 @@ class PlainVoiceEncoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, mel, lengths=None, *, train: bool):
+  def __call__(self, mel, lengths=None, *, train: bool):  # (B, F, 40), (B,)
     def hide_padding(x):
       if lengths is None:
         return x

@@ -156,7 +156,11 @@ def _flatten(tree: Mapping, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
 
 
 def match_rows(rows: Sequence[Row], variables: Mapping) -> list[Pair]:
-  """Matches every array of a variable tree with its state_dict key."""
+  """Matches every array of a variable tree with its state_dict key.
+
+  Raises:
+    ConversionError: for arrays without a row.
+  """
   patterns = []
   for path, key, kind in rows:
     for leaf in kind:

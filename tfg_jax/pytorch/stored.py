@@ -64,6 +64,7 @@ def count(value, what):
 
 
 def truncated(path):
+  """The ConversionError of a file that has lost its end."""
   return ConversionError(
     'the file ends before its tensors do', where=path, hint='download or copy it again'
   )
@@ -90,7 +91,11 @@ class Storage:
   crc: int = 0  # 0: not recorded, or checked
 
   def check(self):
-    """Compares the bytes with their CRC, once, without holding them."""
+    """Compares the bytes with their CRC, once, without holding them.
+
+    Raises:
+      ConversionError: if they differ.
+    """
     if not self.crc:
       return
     crc, left = 0, self.size
@@ -126,6 +131,7 @@ class HeldBytes:
   big_endian: bool = False
 
   def read(self, dtype: np.dtype, start: int, items: int) -> np.ndarray:
+    """Returns (items,) of a dtype, from the item `start` on; nothing is copied."""
     order = dtype.newbyteorder('>' if self.big_endian else '<')
     return np.frombuffer(self.data, order, items, start * dtype.itemsize)
 
@@ -173,6 +179,7 @@ class StoredTensor:
 
   @property
   def size(self) -> int:
+    """The number of its items."""
     return math.prod(self.shape)
 
   def astype(self, dtype) -> 'StoredTensor':

@@ -31,6 +31,7 @@ class Net:
 
   @classmethod
   def create(cls, params, stats, optimizer: optax.GradientTransformation) -> 'Net':
+    """With a fresh optimiser state."""
     return cls(params=params, stats=stats, opt_state=optimizer.init(params))
 
   def update(self, grads, optimizer: optax.GradientTransformation, *, stats=None) -> 'Net':
@@ -104,6 +105,7 @@ class State:
 
   @classmethod
   def create(cls, key, nets, *, frozen=None, schedule=None, stage=0) -> 'State':
+    """Before the first step."""
     # The first evaluation or checkpoint loses weak types, and the step would compile once more.
     nets, frozen, schedule = jax.tree.map(
       lambda x: jnp.asarray(x, x.dtype), (nets, frozen or {}, schedule or {})
@@ -207,7 +209,11 @@ class System(Protocol):
     """Frames from media, for `tfg_jax.generate`."""
 
   def export(self, state: State, network: str) -> dict[str, Any]:
-    """The variables of a public network that the state holds, for `tfg_jax.convert`."""
+    """The variables of a public network that the state holds, for `tfg_jax.convert`.
+
+    Raises:
+      ConversionError: if it does not hold that one; the hint names those that it holds.
+    """
 
 
 class Expert:
@@ -227,6 +233,7 @@ class Expert:
 
   @property
   def face_size(self) -> int:
+    """Raises ConfigError, as `generate` does: there is none."""
     raise self._draws_nothing
 
   def generate(self, state: State, inputs: Batch) -> jax.Array:

@@ -98,6 +98,7 @@ def stage_at(step: int, settings: Settings) -> int:
 
 
 def embedders(settings: Settings) -> list[str]:
+  """Networks that make and name the joint embedding."""
   names = ['lip_encoder', 'mfcc_encoder', 'word_classifier']
   return names if settings.shared_classifier else [*names, 'lip_word_classifier']
 
@@ -192,6 +193,7 @@ class Passes:
     self.stats = {name: net.stats for name, net in state.nets.items()}
 
   def params(self, *names):
+    """Parameters that the step began with, by name."""
     return {name: self._nets[name].params for name in names}
 
   def train(self, params, stats, name, *inputs):

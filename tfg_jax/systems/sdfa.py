@@ -164,6 +164,7 @@ class SDFA:
 
   @property
   def score(self) -> str:
+    """The distance of what it draws from the real faces."""
     return f'{self.name}/l1'
 
   @property

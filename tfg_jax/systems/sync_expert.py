@@ -88,6 +88,7 @@ class Color:
 
   @classmethod
   def from_settings(cls, settings: Settings, **shared) -> 'Color':
+    """Builds both networks; raises ConfigError for sizes that do not fit each other."""
     face = configuration.build_module(
       syncnet.FaceHalfEncoder, settings.lips, 'model.lips', **shared
     )
@@ -201,6 +202,8 @@ class SyncNet:
 
   @classmethod
   def from_settings(cls, settings: Settings, **shared) -> 'SyncNet':
+    """Builds both streams; raises ConfigError for unknown keys."""
+
     def stream(make, values, name, **fixed):
       known = {'widths', 'hidden', 'features'}
       for key in values:

@@ -52,6 +52,7 @@ class LossWeights:
 
   @property
   def l1(self) -> float:
+    """Of the L1 loss: what the other two leave of 1."""
     return 1 - self.adversarial - self.lip
 
 
@@ -231,6 +232,7 @@ class TalkLip:
 
     Raises:
       CheckpointError: if the expert is no lip reader, or one of them does not fit.
+      ConfigError: if the contrastive head has another width than the expert.
     """
     del batches
     if self._hears_globally:
