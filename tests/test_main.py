@@ -44,6 +44,7 @@ def test_help_is_the_docstring_and_the_flags_in_the_order_of_their_sense():
     (('--workdir={tmp}/w',), '--config is missing'),
     (('--workdir={tmp}/w', 'extra'), "unexpected arguments ['extra']"),
     (('--workdir={tmp}/w', '--mode=dance'), 'mode=dance'),
+    (('--config.seed=1',), 'changes to a config need --config=FILE before them'),
     (('--workdir={tmp}/w', '--config=configs/none.py'), 'configs/none.py'),
     (('--workdir={tmp}/w', '--config=configs/talklip.py:x'), "unknown variant 'x' of talklip"),
     (

@@ -1,12 +1,13 @@
-"""What `--help` says of a command: its docstring, and its own flags in the order of their sense.
+"""What commands have in common: what `--help` says, and what is left unsaid.
 
-absl's sorts them by name, shows the file that they are defined in, and exits as if it had failed.
+Help is the docstring of a command, and its own flags in the order of their sense. absl's sorts them
+by name, shows the file that they are defined in, and exits as if it had failed.
 """
 
 import sys
 import textwrap
 
-from absl import flags
+from absl import flags, logging
 
 _HELP = {'--help', '-help', '-h', '-?', '--helpshort'}
 
@@ -34,3 +35,15 @@ def help_text(values: flags.FlagValues = flags.FLAGS) -> str:
       *textwrap.wrap(said, 94, initial_indent='      ', subsequent_indent='      '),
     ]
   return '\n'.join(lines)
+
+
+def quieten_libraries():
+  """Leaves warnings to be shown, and of Orbax, which reports each of its steps, errors; unless
+  --verbosity asks for more."""
+  if flags.FLAGS['verbosity'].using_default_value:
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(_matters)
+
+
+def _matters(record) -> bool:
+  return record.levelno >= logging.converter.STANDARD_ERROR or 'orbax' not in record.pathname

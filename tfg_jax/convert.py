@@ -11,7 +11,7 @@ the workdir of a trained run.
 import hashlib
 import pathlib
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from tfg_jax import errors
 
@@ -127,7 +127,6 @@ def main(argv, values=flags.FLAGS):
       f'the command is {" ".join(argv[1:]) or "missing"}', hint='give import or export; see --help'
     )
   errors.check_arguments(argv[1:], values, 'network', 'input', 'output')
-  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   if argv[1] == 'import':
     conversion = import_network(values.network, values.input, values.output, inside=values.inside)
     print(f'{values.network} from {conversion.source} ({conversion.inside or "top"})')

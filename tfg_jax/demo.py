@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from tfg_jax import errors, generate, marks, media, synthetic_video
 
@@ -396,7 +396,6 @@ def define_flags(values=flags.FLAGS):
 
 def main(argv, values=flags.FLAGS):
   errors.check_arguments(argv, values, 'workdir')
-  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   choices = open_runs(values.workdir)
   port = _free_port(values.host, values.port)
   with tempfile.TemporaryDirectory(prefix='tfg_jax_') as folder:

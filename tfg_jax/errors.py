@@ -103,7 +103,8 @@ def exit_on_expected_failure(main):
 
 
 def parse_flags(argv):
-  """The `flags_parser` of every `app.run`: a flag that cannot be is an expected failure too."""
+  """The `flags_parser` of every `app.run`: a flag that cannot be is an expected failure too, and
+  what libraries say is kept down from here on."""
   from absl import flags
 
   from tfg_jax import command_line
@@ -112,11 +113,15 @@ def parse_flags(argv):
     print(command_line.help_text())
     sys.exit()
   try:
-    return flags.FLAGS(argv)
+    arguments = flags.FLAGS(argv)
   except flags.Error as error:
     reason = str(error).strip().splitlines()[-1]  # the cause is behind what it led to
-    print(ConfigError(reason, where='the command line', hint='see --help'), file=sys.stderr)
+    lone = "'config." in reason and not any(x.startswith('--config=') for x in argv)
+    hint = 'changes to a config need --config=FILE before them' if lone else 'see --help'
+    print(ConfigError(reason, where='the command line', hint=hint), file=sys.stderr)
     sys.exit(EXIT_EXPECTED_FAILURE)
+  command_line.quieten_libraries()
+  return arguments
 
 
 def check_arguments(argv, values, *required: str):

@@ -22,7 +22,7 @@ import json
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from tfg_jax import errors
 
@@ -217,7 +217,6 @@ def define_flags(values=flags.FLAGS):
 
 def main(argv, values=flags.FLAGS):
   errors.check_arguments(argv, values, 'workdir')
-  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   from tfg_jax import trained
   from tfg_jax.data import records
   from tfg_jax.systems.sf2f import SF2F

@@ -18,7 +18,7 @@ import sys
 from fractions import Fraction
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from tfg_jax import (
   content_credentials,
@@ -347,7 +347,6 @@ def main(argv, values=flags.FLAGS):
     _inspect(values)
     return
   errors.check_arguments(argv, values, 'workdir')
-  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   from tfg_jax import trained
 
   system, draws = what_draws(values.workdir)

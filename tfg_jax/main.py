@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from tfg_jax import errors
@@ -69,7 +69,6 @@ def main(argv, values=flags.FLAGS):
   errors.check_arguments(argv, values, 'topology' if plans else 'workdir')
   if values.config is None and values.mode != 'evaluate':
     raise errors.ConfigError('--config is missing', hint='e.g. --config=configs/demo.py')
-  logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps
   # Imported here so that --help answers at once.
   import jax
 
