@@ -157,7 +157,7 @@ def _make_baseline(c, baseline, *, small):
 
 def _make_small(c):
   """Everything at a size that a laptop trains in minutes, on a corpus that it makes."""
-  c.num_steps = 2700
+  c.num_steps = 3300
   c.log_every = 50
   c.data = dict(
     root='',  # empty: the puppets below are made in the workdir
@@ -198,11 +198,11 @@ def _make_small(c):
     sync_discriminator=dict(widths=(8, 16, 24, 32, 32), hidden=32),
     frames=2,
     expert_steps=1200,  # CPC's; what faces tell takes half of them
-    distillation_steps=600,
+    distillation_steps=1200,
   )
   # Minutes instead of days: the players step further.
   c.model.learning_rates.update(
-    students=1e-3,
+    students=3e-3,
     decoder=1e-3,
     identity_discriminator=3e-4,
     frame_discriminator=3e-4,

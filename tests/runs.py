@@ -34,7 +34,7 @@ def noisy_state(system, seed=0):
     if 'opt_state' in names or not jnp.issubdtype(leaf.dtype, jnp.floating):
       return np.zeros(leaf.shape, leaf.dtype)
     if 'params' not in names:  # statistics
-      return np.full(leaf.shape, names[-1] in ('var', 'map_scales'), leaf.dtype)
+      return np.full(leaf.shape, names[-1] in ('var', 'map_scales', 'omega_square'), leaf.dtype)
     noise = rng.standard_normal(leaf.shape)
     if names[-1] == 'scale':
       noise = 1 + 0.1 * np.abs(noise)

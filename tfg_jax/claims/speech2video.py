@@ -65,8 +65,8 @@ _QUICK = dict(
   ),
   config='speech2video.py:puppets',
   flags=(),
-  # 900 after the experts' 600, with CPC 1200, and 600 of the students or 300 of the voice encoder.
-  steps={'speech2video': 2700, 'sdfa': 1500, 's2f_sdfa': 1800},
+  # 900 after the experts' 600, with CPC 1200, and 1200 of the students or 300 of the voice encoder.
+  steps={'speech2video': 3300, 'sdfa': 1500, 's2f_sdfa': 1800},
   judge=(
     'sync_expert.py:puppets_syncnet',
     ('data.height=64', 'data.width=64', 'num_steps=300', 'evaluation.every=300'),

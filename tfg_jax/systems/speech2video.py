@@ -13,7 +13,8 @@ RMSProp; what an earlier stage trained is frozen.
 Departures     Real is 1 and generated 0, where the paper prints the reverse: same values. The paper
                prints no objective of F against the discriminators; it is the usual one, their real
                label on fakes. All players of stage 2 step at once, from one forward pass. omega is
-               the last context before the silence at the end. Eq. 3 has the teacher as target.
+               the last context before the silence at the end, standardised over the clips. Eq. 3 has
+               the teacher as target.
 """
 
 import dataclasses
@@ -178,8 +179,8 @@ class Speech2Video:
     }
 
   def init(self, key: jax.Array) -> base.State:
-    """Fresh players. The schedule keeps running means of real faces and of the teacher's maps,
-    taken in stage 1: an average face to compare with, and the fixed scale of the maps."""
+    """Fresh players. The schedule keeps running means of real faces, of the teacher's maps and of
+    omega, taken in stage 1: an average face to compare with, and fixed scales of the other two."""
     expert_key, *keys = jax.random.split(light_random.from_key(key), 7)
     nets, frozen = self.experts.init(expert_key)
     size, context = self.face_size, jnp.zeros((1, self.experts.cpc.context))
@@ -207,6 +208,8 @@ class Speech2Video:
       'faces_seen': jnp.zeros((), jnp.int32),
       'average_face': jnp.zeros((size, size, 3)),
       'map_scales': jnp.ones(3),
+      'omega': jnp.zeros(self.experts.cpc.context),
+      'omega_square': jnp.ones(self.experts.cpc.context),
     }
     stage = EXPERTS if self.experts.learned else DISTILLATION
     return base.State.create(key, nets, frozen=frozen, schedule=schedule, stage=stage)
@@ -275,6 +278,7 @@ class Speech2Video:
   def _listen(self, state, wav, num_samples):
     """Contexts (B, N, D), identities nu (B, D) and emotions mu (B, 8) of clips."""
     context, omega = self.experts.hear_whole(state, wav, num_samples)
+    omega = _standardised(omega, state.schedule)
     identity, emotion = (
       self._apply(state, name, omega) for name in ('identity_student', 'emotion_student')
     )
@@ -310,6 +314,8 @@ class Speech2Video:
     emotion = experts.feel(state, shown.reshape(-1, *shown.shape[2:]))
     emotion = emotion.reshape(*shown.shape[:2], -1).mean(1)  # Eq. 1
 
+    schedule = self._remember(state, batch, omega)
+    omega = _standardised(omega, schedule)
     nets, metrics = dict(state.nets), {}
     for name, target in (('identity_student', identity), ('emotion_student', emotion)):
 
@@ -325,22 +331,24 @@ class Speech2Video:
 
       nets[name], own, _ = self._learn(state, name, loss)
       metrics |= own
-    return state.replace(nets=nets, schedule=self._remember(state, batch)), metrics
+    return state.replace(nets=nets, schedule=schedule), metrics
 
-  def _remember(self, state, batch):
-    """Running means over the first faces of the clips seen so far, all weighing the same."""
+  def _remember(self, state, batch, omega):
+    """Running means over the clips seen so far and their first faces, all weighing the same."""
     first = jnp.zeros((len(batch['wav']), 1), jnp.int32)
     faces = self.experts.faces(batch, first, self.face_size)[:, 0]
     scales = jnp.stack([x.mean() for x in self.experts.maps(state, faces)])
-    face = drawn_faces.to_signed(faces).mean(0)
-    face, scales = base.mean_over_devices((face, scales), self.axis_name)
-    seen = state.schedule['faces_seen'] + 1
-    old = state.schedule
-    return {
-      'faces_seen': seen,
-      'average_face': old['average_face'] + (face - old['average_face']) / seen,
-      'map_scales': old['map_scales'] + (scales - old['map_scales']) / seen,
+    means = {
+      'average_face': drawn_faces.to_signed(faces).mean(0),
+      'map_scales': scales,
+      'omega': omega.mean(0),
+      'omega_square': jnp.square(omega).mean(0),
     }
+    means = base.mean_over_devices(means, self.axis_name)
+    seen = state.schedule['faces_seen'] + 1
+    before = {name: state.schedule[name] for name in means}
+    after = jax.tree.map(lambda old, new: old + (new - old) / seen, before, means)
+    return after | {'faces_seen': seen}
 
   def _compose(self, state, batch):
     """Eq. 4 to 10 on `frames` frames of each clip."""
@@ -546,6 +554,13 @@ class Speech2Video:
       train=False,
       method='draw',
     )
+
+
+def _standardised(omega, schedule):
+  """omega (B, D) over the deviations that clips have in it: who speaks shows in a small part of it,
+  which the students would find late or never."""
+  variance = schedule['omega_square'] - jnp.square(schedule['omega'])
+  return (omega - schedule['omega']) * jax.lax.rsqrt(jnp.maximum(variance, 0) + 1e-6)
 
 
 def _check(run, settings, decoder):
