@@ -125,6 +125,18 @@ def test_the_distillation_remembers_faces_and_scales(run):
   assert [x.shape[1] for x in maps] == [2, 4, 8]
 
 
+def test_students_read_omega_in_units_of_what_clips_differ_by(run):
+  system, batch, steps = run
+  after = steps[1][1]
+  _, omega = system.experts.hear_whole(after, batch['wav'], batch['num_samples'])
+  np.testing.assert_allclose(after.schedule['omega'], omega.mean(0), atol=1e-6)
+  # Of two clips each is one deviation from the mean, however small the deviation.
+  params = after.nets['identity_student'].params
+  read = system.identity_student.apply({'params': params}, jnp.sign(omega - omega.mean(0)))
+  _, identity, _ = system._listen(after, batch['wav'], batch['num_samples'])
+  np.testing.assert_allclose(identity, read, rtol=0.05, atol=0.02)
+
+
 def test_stages_follow_the_number_of_steps(run):
   system, _, steps = run
   state = steps[0][0]

@@ -13,8 +13,8 @@ RMSProp; what an earlier stage trained is frozen.
 Departures     Real is 1 and generated 0, where the paper prints the reverse: same values. The paper
                prints no objective of F against the discriminators; it is the usual one, their real
                label on fakes. All players of stage 2 step at once, from one forward pass. omega is
-               the last context before the silence at the end, standardised over the clips. Eq. 3 has
-               the teacher as target.
+               the last context before the silence at the end, standardised over the clips. In Eq. 3
+               the teacher is the target.
 """
 
 import dataclasses
