@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -88,7 +89,9 @@ def test_a_converted_network_knows_where_it_came_from(tmp_path, capsys, state):
   assert type(kernel) is np.ndarray and kernel.dtype == np.float32
   np.testing.assert_array_equal(kernel, state['Linearaudio.weight'].half().float().numpy().T)
   digest = subprocess.run(['sha256sum', path], capture_output=True, text=True, check=True).stdout
-  assert dataclasses.asdict(conversion) == {
+  history = dataclasses.asdict(conversion)
+  assert isinstance(history.pop('checksum'), int)
+  assert history == {
     'network': NETWORK,
     'source': 'x.pth',
     'sha256': digest.split()[0],
@@ -289,6 +292,16 @@ def test_damaged_converted_networks(tmp_path, state):
     with pytest.raises(ConversionError, match=r'conversion\.json is damaged'):
       converted.load(net)
   (net / 'conversion.json').write_text(record)
+  largest = max((x for x in (net / 'variables').rglob('*') if x.is_file()), key=os.path.getsize)
+  whole = largest.read_bytes()
+  for place in (len(whole) // 4, len(whole) // 2, 3 * len(whole) // 4):
+    changed = bytearray(whole)
+    changed[place] ^= 4
+    largest.write_bytes(changed)
+    with pytest.raises(ConversionError, match='the checkpoint is damaged: its checksum'):
+      converted.load(net)
+  largest.write_bytes(whole)
+  converted.load(net)
   for file in (net / 'variables').rglob('*'):
     if file.is_file():
       file.write_bytes(file.read_bytes()[:7])

@@ -1,7 +1,8 @@
 """A converted network on disk: its variables, and where they came from.
 
 DIR/variables              Orbax checkpoint of {'params': ..., 'batch_stats': ...}
-DIR/conversion.json        network, source file and its SHA-256, notes, fairseq's symbols and config
+DIR/conversion.json        network, its checksum, source file and its SHA-256, notes, fairseq's
+                           symbols and config
 DIR/sentencepiece.model    the tokenizer, where the source had one
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +38,7 @@ class Conversion:
     notes: what was said when it was imported.
     symbols: the target dictionary of a fairseq checkpoint, in the order of token ids.
     config: the sections 'model' and 'criterion' of a fairseq checkpoint's config.
+    checksum: CRC-32 of all variables; None in folders of releases that had none.
   """
 
   network: str
@@ -45,6 +48,7 @@ class Conversion:
   notes: list[str] = dataclasses.field(default_factory=list)
   symbols: list[str] = dataclasses.field(default_factory=list)
   config: dict[str, Any] = dataclasses.field(default_factory=dict)
+  checksum: int | None = None
 
 
 def is_converted(directory) -> bool:
@@ -66,7 +70,7 @@ def save(directory, variables: Mapping, conversion: Conversion, *, tokenizer: by
     # Weights hardly compress, and compressing them takes another copy of all.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
       checkpointer.save(partial / _VARIABLES, args=ocp.args.PyTreeSave(dict(variables)))
-    save_record(partial, conversion, tokenizer)
+    save_record(partial, dataclasses.replace(conversion, checksum=_checksum(variables)), tokenizer)
     if directory.is_dir():
       directory.rmdir()
     partial.rename(directory)
@@ -143,7 +147,10 @@ def load(directory, network: str | None = None) -> tuple[dict[str, Any], Convers
       saved = checkpointer.metadata(directory / _VARIABLES).item_metadata.tree
       as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
       args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-      return checkpointer.restore(directory / _VARIABLES, args=args), conversion
+      variables = checkpointer.restore(directory / _VARIABLES, args=args)
+    if conversion.checksum not in (None, _checksum(variables)):
+      raise ValueError('its checksum is another one')
+    return variables, conversion
   except (OSError, ValueError, KeyError, AttributeError) as error:
     raise ConversionError(
       f'the checkpoint is damaged: {str(error).splitlines()[0][:200]}',
@@ -156,3 +163,17 @@ def tokenizer(directory) -> bytes:
   """Returns the serialised sentencepiece model of a converted network; empty if it has none."""
   path = pathlib.Path(directory) / _TOKENIZER
   return path.read_bytes() if path.is_file() else b''
+
+
+def _checksum(variables) -> int:
+  """CRC-32 of name, dtype, shape and bytes of all arrays, in the order of their names."""
+  arrays = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+  }
+  crc = 0
+  for name, leaf in sorted(arrays.items()):
+    array = np.ascontiguousarray(leaf)
+    crc = zlib.crc32(f'{name} {array.dtype.name} {array.shape}'.encode(), crc)
+    crc = zlib.crc32(array.reshape(-1).view(np.uint8), crc)
+  return crc
