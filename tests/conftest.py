@@ -2,13 +2,16 @@
 
 import os
 import pathlib
+import pickle
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import corpus
 import jax
+import numpy as np
 import pytest
 import runs
+from noise import noisy_variables
 
 jax.config.update('jax_num_cpu_devices', 2)
 _PARITY = pathlib.Path(__file__).parent / 'parity'
@@ -79,3 +82,18 @@ def trained_workdir(twin, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('trained')
   assert train.train_and_evaluate(twin(), workdir, devices=jax.devices()[:1])
   return workdir
+
+
+@pytest.fixture(scope='session')
+def vggface_folder(tmp_path_factory):
+  """A narrow VGGFace2 ResNet-50 that knows 11 people, imported from a pickle of arrays."""
+  from tfg_jax import convert, pytorch
+  from tfg_jax.networks.resnet import ResNet
+
+  folder = tmp_path_factory.mktemp('vggface')
+  network = ResNet(stem=3, widths=(2, 3, 2, 3), classes=11)
+  variables = noisy_variables(network, np.zeros((1, 64, 64, 3), np.float32), train=False)
+  tensors = pytorch.to_torch('vggface2_resnet50', variables)
+  (folder / 'x.pkl').write_bytes(pickle.dumps(tensors, 2))
+  convert.import_network('vggface2_resnet50', folder / 'x.pkl', folder / 'converted')
+  return folder / 'converted'

@@ -1,15 +1,14 @@
 """Claims: jobs that run once and in order, differences that are more than chance, the study."""
 
 import dataclasses
-import json
 import pathlib
 import signal
 import subprocess
 import sys
 import time
 
+import fabricated
 import hypothesis
-import ml_collections
 import numpy as np
 import pytest
 from absl import flags
@@ -262,33 +261,9 @@ def test_variants_have_the_same_budget_and_clips(form, tmp_path, config_of):
   assert wav2lip.model['stage_starts'] == (0,)
 
 
-def fake_results(workdir, rates):
-  """Runs' tables of clips with word error rates `rates` by row, and pictures of one colour each."""
-  import cv2
-
-  rng = np.random.default_rng(0)
-  for number, name in enumerate(('wav2lip', *talklip.VARIANTS)):
-    folder = workdir / name
-    (folder / 'samples').mkdir(parents=True)
-    lines = []
-    for clip in range(40):
-      row = {'clip_id': f'clip_{clip}'}
-      for who in ('ground_truth', 'identity_mouth', 'generated'):
-        rate = rates.get(name if who == 'generated' else who, 0.5)
-        for metric in talklip.METRICS:
-          row[f'{who}/{metric}'] = (rate if 'wer' in metric else 5) + 0.01 * rng.random()
-      lines.append(row)
-    text = [','.join(lines[0]), *(','.join(map(str, line.values())) for line in lines)]
-    (folder / 'clips.csv').write_text('\n'.join(text) + '\n')
-    config = ml_collections.ConfigDict({'evaluation': {'samples': 2}})
-    (folder / 'config.json').write_text(json.dumps(config.to_dict()))
-    picture = np.full((2 * 2 * 16, 64, 3), 30 * number, np.uint8)
-    cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture)
-
-
 def test_the_study_reads_judges_and_shows(tmp_path, toy_records):
   rates = {'ground_truth': 0.1, 'no_lip': 0.8, 'l': 0.4, 'l+c': 0.41, 'g': 0.6, 'g+c': 0.3}
-  fake_results(tmp_path, rates)
+  fabricated.of_talklip(tmp_path, rates)
   (tmp_path / 'puppets').symlink_to(toy_records)
   numbers = talklip.read(tmp_path)
   assert list(numbers)[:3] == ['ground_truth', 'identity_mouth', 'wav2lip']
@@ -335,37 +310,6 @@ def test_supervisions_and_generators_of_davs_differ_in_what_they_are_named_for(
         assert settings.sources['base'] == str(tmp_path / 'base') and 'base' in todo[name].needs
 
 
-def fake_comparisons(workdir, levels):
-  """Runs' tables of clips, numbers around `levels[name, column]` (0.5), and pictures."""
-  import cv2
-
-  rng = np.random.default_rng(0)
-  rows = ('from_audio', 'from_video', 'still')
-  columns = [f'{sense}/word_error' for sense in ('seen', 'heard', 'both')]
-  columns += [f'{way}/rank' for way in ('video_to_audio', 'audio_to_video', *rows)]
-  columns += [f'{row}/{metric}' for row in rows for metric in ('psnr', 'ssim')]
-  columns += ['person/word_read']
-  for number, name in enumerate((*davs.EMBEDDINGS, *davs.GENERATORS)):
-    folder = workdir / name
-    (folder / 'samples').mkdir(parents=True)
-    lines = [','.join(['clip_id', *columns])]
-    for clip in range(40):
-      found = []
-      for column in columns:
-        level = levels.get((name, column), 0.5)
-        if column.endswith('rank'):
-          found.append(1.0 if rng.random() < level else 30.0)
-        elif column.endswith(('psnr', 'ssim')):
-          found.append(level + 0.01 * rng.random())
-        else:
-          found.append(float(rng.random() < level))
-      lines.append(','.join(map(str, [f'clip_{clip}', *found])))
-    (folder / 'clips.csv').write_text('\n'.join(lines) + '\n')
-    (folder / 'config.json').write_text(json.dumps({'evaluation': {'samples': 2}}))
-    picture = np.full((2 * 3 * 16, 64, 3), 30 * number, np.uint8)
-    cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture)
-
-
 def test_the_study_of_davs_reads_judges_and_shows(tmp_path, toy_records):
   levels = {
     ('words_c', 'both/word_error'): 0.9,
@@ -376,7 +320,7 @@ def test_the_study_of_davs_reads_judges_and_shows(tmp_path, toy_records):
     ('full', 'from_audio/psnr'): 0.7,
     ('full', 'from_audio/ssim'): 0.3,
   }
-  fake_comparisons(tmp_path, levels)
+  fabricated.of_davs(tmp_path, levels)
   (tmp_path / 'puppets').symlink_to(toy_records)
   numbers = davs.read(tmp_path)
   shown = davs.table(numbers).splitlines()
@@ -411,33 +355,6 @@ def test_portraits_are_drawn_in_equal_budgets_and_learn_from_one_facenet(form, t
   assert baseline.model['decoder'] == 'deconvolution' and ours.model['windows'] > 1
 
 
-def fake_galleries(workdir, recalls):
-  """What `tfg_jax.gallery` writes of 41 people; and pictures of one colour for each column."""
-  import cv2
-
-  rng = np.random.default_rng(0)
-  for job, count in (('sf2f', 3), ('voice2face', 2)):
-    rows = [name for of, name in sf2f._ROWS.values() if of == job]
-    people = {}
-    for row in rows:
-      for metric in sf2f.METRICS[:-1]:
-        if metric.startswith('recall'):  # the last one is in no gallery
-          hits = rng.permutation(40) < 40 * recalls[job, row]
-          people[f'{row}/{metric}'] = np.append(hits, np.nan)
-        else:
-          people[f'{row}/{metric}'] = recalls[job, row] + 0.01 * rng.random(41)
-    numbers = {name: {'vfs': 2.5} for name in rows}
-    numbers['chance'] = {f'recall_{k}': k / 40 for k in (1, 2, 5, 10)}
-    folder = workdir / job
-    (folder / 'samples').mkdir(parents=True)
-    (folder / 'gallery.json').write_text(json.dumps({'rows': numbers}))
-    lines = [[f'puppet{i}', *(f'{float(x[i])}' for x in people.values())] for i in range(41)]
-    text = [','.join(line) for line in [['person', *people], *lines]]
-    (folder / 'people.csv').write_text('\n'.join(text) + '\n')
-    picture = np.repeat(np.arange(count) * 50, 8)[None, :, None] + np.zeros((2 * 8, 1, 3))
-    cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture.astype(np.uint8))
-
-
 def test_the_study_of_portraits_reads_judges_and_shows(tmp_path):
   recalls = {
     ('sf2f', 'ground_truth'): 1.0,
@@ -447,7 +364,7 @@ def test_the_study_of_portraits_reads_judges_and_shows(tmp_path):
     ('voice2face', 'generated_1.25s'): 0.2,
     ('voice2face', 'generated_5s'): 0.2,
   }
-  fake_galleries(tmp_path, recalls)
+  fabricated.of_sf2f(tmp_path, recalls)
   numbers = sf2f.read(tmp_path)
   shown = sf2f.table(numbers).splitlines()
   assert shown[2].startswith('| chance | - (-) | - (-) | 2.5% (1.0%) |')
@@ -490,29 +407,6 @@ def test_heads_are_drawn_in_equal_budgets(form, tmp_path, config_of):
   assert all(run.model['experts']['traits'] == 2 for run in runs.values())
 
 
-def fake_heads(workdir, levels):
-  """Tables of 41 clips with the mean `levels[row, metric]`, else 0.5; and pictures."""
-  import cv2
-
-  rng = np.random.default_rng(0)
-  for number, job in enumerate(('speech2video', 'sdfa', 's2f_sdfa', 'unseen')):
-    rows = [(row, name) for row, (of, name, *_) in speech2video._ROWS.items() if of == job]
-    columns = {
-      f'{name}/{metric}': levels.get((row, metric), 0.5) + 0.01 * rng.standard_normal(41)
-      for row, name in rows
-      for metric in speech2video.METRICS
-      if (row, metric) != ('average_face', 'lse_c')
-    }
-    folder = workdir / job
-    (folder / 'samples').mkdir(parents=True)
-    lines = [[f'clip{i}', *(f'{x[i]}' for x in columns.values())] for i in range(41)]
-    text = [','.join(line) for line in [['clip_id', *columns], *lines]]
-    (folder / 'clips.csv').write_text('\n'.join(text) + '\n')
-    (folder / 'config.json').write_text(json.dumps({'evaluation': {'samples': 3}}))
-    picture = np.repeat([10, 50 * (number + 1)] * 3, 16)[:, None, None] + np.zeros((1, 64, 3))
-    cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture.astype(np.uint8))
-
-
 def test_the_study_of_heads_reads_judges_and_shows(tmp_path, toy_records):
   levels = {
     ('sdfa', 'ssim'): 0.7,
@@ -521,7 +415,7 @@ def test_the_study_of_heads_reads_judges_and_shows(tmp_path, toy_records):
     ('unseen', 'right_traits'): 0.8,
     ('s2f_sdfa', 'lse_c'): 0.4,
   }
-  fake_heads(tmp_path, levels)
+  fabricated.of_speech2video(tmp_path, levels)
   (tmp_path / 'puppets').symlink_to(toy_records)
   numbers = speech2video.read(tmp_path)
   shown = speech2video.table(numbers).splitlines()

@@ -1,7 +1,6 @@
 """From an audio file to a portrait, and searching for people by their portraits."""
 
 import json
-import pickle
 
 import corpus
 import jax
@@ -10,12 +9,11 @@ import numpy as np
 import pytest
 from absl import flags
 from clips import MAKER, tone, write
-from noise import noisy_variables
 from PIL import Image
 from runs import noisy_state, untrained
 
 from configs import sf2f as configs
-from tfg_jax import configuration, convert, errors, gallery, portraits, pytorch, systems
+from tfg_jax import configuration, errors, gallery, portraits, systems
 from tfg_jax.claims import comparison
 from tfg_jax.data import records
 from tfg_jax.features import portrait, voice
@@ -123,19 +121,18 @@ def test_the_gallery_of_a_small_system(tmp_path):
 
 
 @pytest.mark.end_to_end
-def test_a_judge_compares_and_everybodys_numbers_are_kept(tmp_path, capsys):
+def test_a_judge_compares_and_everybodys_numbers_are_kept(tmp_path, vggface_folder, capsys):
   root = corpus.write(tmp_path / 'people', valid=6, frames=60)
   found = {}
   run = untrained(configs.get_test_config('64'), root, tmp_path / 'run')
   judge = untrained(configs.get_test_config('faces'), root, tmp_path / 'judge', seed=1)
-  vggface = converted_vggface(tmp_path)
-  for name, rest in (('', []), (str(judge), [f'--judge={judge}', f'--vggface={vggface}'])):
+  for name, rest in (('', []), (str(judge), [f'--judge={judge}', f'--vggface={vggface_folder}'])):
     values = flags.FlagValues()
     gallery.define_flags(values)
     values(['x', f'--workdir={run}', '--split=valid', *rest])
     gallery.main(['x'], values)
     found[name] = json.loads((run / 'gallery.json').read_text())
-    whose = str(vggface) if name else 'its own FaceNet'
+    whose = str(vggface_folder) if name else 'its own FaceNet'
     assert found[name]['judge'] == (name or whose) and found[name]['vfs_classes'] == whose
     out = capsys.readouterr().out
     assert "4 people of split 'valid'" in out and f'vfs: classes of {whose}\n' in out
@@ -149,18 +146,8 @@ def test_a_judge_compares_and_everybodys_numbers_are_kept(tmp_path, capsys):
   assert own != pytest.approx(judged, rel=0.1)
 
 
-def converted_vggface(folder):
-  """A narrow VGGFace2 ResNet-50 that knows 11 people, imported from a pickle of arrays."""
-  network = ResNet(stem=3, widths=(2, 3, 2, 3), classes=11)
-  variables = noisy_variables(network, np.zeros((1, 64, 64, 3), np.float32), train=False)
-  tensors = pytorch.to_torch('vggface2_resnet50', variables)
-  (folder / 'x.pkl').write_bytes(pickle.dumps(tensors, 2))
-  convert.import_network('vggface2_resnet50', folder / 'x.pkl', folder / 'vggface')
-  return folder / 'vggface'
-
-
 @pytest.mark.end_to_end
-def test_vggface_scores_what_was_drawn(tmp_path, monkeypatch):
+def test_vggface_scores_what_was_drawn(tmp_path, vggface_folder, monkeypatch):
   monkeypatch.setattr(gallery, '_PARTS', 1)  # a part of one portrait has the score 1
   root = corpus.write(tmp_path / 'people', valid=6, frames=60)
   config = configs.get_test_config('64')
@@ -168,8 +155,7 @@ def test_vggface_scores_what_was_drawn(tmp_path, monkeypatch):
   system = systems.build(configuration.resolve(config), axis_name=None)
   state = noisy_state(system)
   source = records.RecordSource(str(root), 'valid')
-  folder = converted_vggface(tmp_path)
-  vggface, shown = gallery._read_vggface(str(folder)), []
+  vggface, shown = gallery._read_vggface(str(vggface_folder)), []
 
   def sharpened(logits):  # portraits that nobody has trained hardly differ
     differences = logits - logits.mean(0)
@@ -183,7 +169,7 @@ def test_vggface_scores_what_was_drawn(tmp_path, monkeypatch):
   plain, _ = gallery.search(system, state, source, crops=1)
   rows = ('ground_truth', 'generated_1.25s', 'generated_5s')
   assert len(shown) == len(rows)  # one block each
-  variables, _ = converted.load(folder)
+  variables, _ = converted.load(vggface_folder)
   module = ResNet(stem=3, widths=(2, 3, 2, 3), classes=11)
   for row, (pixels, logits) in zip(rows, shown, strict=True):
     assert pixels.dtype == np.uint8 and pixels.shape[1:] == 2 * (system.face_size,) + (3,)
