@@ -1,6 +1,7 @@
 """Claims: jobs that run once and in order, differences that are more than chance, the study."""
 
 import dataclasses
+import os
 import pathlib
 import signal
 import subprocess
@@ -124,6 +125,15 @@ def test_two_processes_have_cores_of_their_own():
   cores = set(one) | set(two)
   assert set(jobs._places(1)[0]) == cores
   assert len(cores) == 1 or not set(one) & set(two)
+
+
+@pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='cores are chosen on Linux alone')
+def test_two_processes_share_the_core_where_there_is_but_one(workplace, monkeypatch):
+  core = min(os.sched_getaffinity(0))
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {core})
+  both = [touching(workplace, x) for x in 'ab']
+  finished = jobs.run(both, workplace / 'work', at_once=2, folder=workplace)
+  assert all(job in finished for job in both)
 
 
 # --------------------------------------------------------------------------------------------------

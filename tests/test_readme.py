@@ -449,10 +449,7 @@ def test_a_picture_moves_its_lips_as_a_video_does(line, place, me, run_of):
   check_film(place / 'out.mp4', seconds=1, size=(64, 48))
 
 
-_HEAD = 'python -m tfg_jax.generate --workdir=DIR --audio=speech.wav --output=out.mp4'
-
-
-@readme('line', _HEAD)
+@readme('line', 'python -m tfg_jax.generate --workdir=DIR --audio=speech.wav --output=out.mp4')
 @pytest.mark.parametrize('name', ['speech2video', 's2f_sdfa'])
 def test_a_head_talks(name, line, place, me, run_of):
   place.put({'DIR': run_of(name), 'speech.wav': me.speech})
@@ -592,7 +589,7 @@ def test_a_checkpoint_of_pytorch_is_imported(line, place, torch_file):
   'line',
   'python -m tfg_jax.convert export --network=talklip_generator --input=DIR --output=X.safetensors',
 )
-def test_and_exported(line, place, torch_file):
+def test_a_checkpoint_goes_back_to_pytorch(line, place, torch_file):
   convert.import_network('talklip_generator', torch_file, place / 'DIR')
   assert place.run(line).endswith(' tensors\nwritten: X.safetensors\n')
   check_tensors(files.read(place / 'X.safetensors'), torch_file)

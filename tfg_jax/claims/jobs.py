@@ -112,7 +112,7 @@ def run(
         if len(others) == at_once or others and any(x.alone for x in (job, *others)):
           continue
         waiting.remove(job)
-        place = next(x for x in places if x not in [one.place for one in running])
+        place = min(places, key=[one.place for one in running].count)
         running.append(_start(job, workdir, folder, place, environment))
         _say(f'{job.name}: started; {workdir / job.name}.log says how it goes.')
       for one in [x for x in running if x.process.poll() is not None]:
