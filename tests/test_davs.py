@@ -142,7 +142,7 @@ def test_a_step_of_each_stage_of_each_variant(toy_records, variant):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_another_optimiser_is_that_of_the_networks_of_pictures_alone(toy_records):
+def test_another_optimiser_is_that_of_the_networks_that_see(toy_records):
   _, system = build(toy_records, **{'model.optimizer': 'muon'})
   adam = jax.tree.structure(optax.adam(1e-3).init({'kernel': jnp.ones((2, 2))}))
   others = {
@@ -150,7 +150,8 @@ def test_another_optimiser_is_that_of_the_networks_of_pictures_alone(toy_records
     for name in system.networks
     if jax.tree.structure(system._optimizer(name).init({'kernel': jnp.ones((2, 2))})) != adam
   }
-  assert others == {'identity_encoder', 'lip_encoder', 'decoder'}
+  seeing = {'identity_encoder', 'lip_encoder', 'decoder', 'identity_word_classifier'}
+  assert others == seeing
 
 
 def test_stages_follow_the_number_of_steps(toy_records):
