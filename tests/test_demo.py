@@ -122,7 +122,7 @@ def exported(demo, tmp_path_factory):
 
 
 def test_the_trained_networks_draw_and_judge_the_same_in_pytorch(demo, exported):
-  torch = pytest.importorskip('torch')
+  torch = pytest.importorskip('torch', reason='needs the extra [torch]')
   twins = pytest.importorskip('torch_twins.talklip')
   run = trained.load(demo[0])
   model, size = run.run.model, run.system.face_size

@@ -139,7 +139,7 @@ def test_audio_windows_surround_their_frames():
 
 
 def test_gru_is_pytorchs():
-  import torch
+  torch = pytest.importorskip('torch', reason='needs the extra [torch]')
 
   rng = np.random.default_rng(0)
   x = rng.standard_normal((2, 5, 3)).astype(np.float32)
