@@ -175,7 +175,7 @@ def _make_small(c):
       word_stage_domain=0.1,
       domain=0.5,
     ),
-    # Linear, and what the probe reads: from net1 C_p^w learns no word in thousands of steps.
+    # Linear, and what the probe reads: from net1 C_p^w learns no word in 800 steps.
     identity_source='pooled',
     # Faces as near in less than half of Adam's steps, and lips that Adam may not learn to read in
     # 500, and what E_p tells, not in 1000; what hears learns more words with Adam.

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
@@ -141,8 +140,8 @@ class Checkpoints:
 
   def _checksums(self, state):
     if self._frozen_checksums is None:  # they never change
-      self._frozen_checksums = _checksums({'frozen': state.frozen})
-    return _checksums(_saved_part(state)) | self._frozen_checksums
+      self._frozen_checksums = storage.checksums({'frozen': state.frozen})
+    return storage.checksums(_saved_part(state)) | self._frozen_checksums
 
   def restore_newest(
     self, abstract: base.State, *, is_good: Callable[[base.State], bool] = lambda state: True
@@ -284,25 +283,11 @@ def damage_of(folder: pathlib.Path):
     ) from error
 
 
-def _checksums(tree) -> dict[str, int]:
-  """CRC-32 of the bytes of every array by its path."""
-
-  def checksum(x):
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-      x = jax.random.key_data(x)
-    return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
-
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): checksum(x)
-    for path, x in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
 def _check(tree, run):
   """Raises ValueError if an array is not what was saved; old checkpoints have no checksums."""
   known = run.get('checksums')
   if known is not None:
-    for name, checksum in _checksums(tree).items():
+    for name, checksum in storage.checksums(tree).items():
       if known.get(name) != checksum:
         raise ValueError(f'{name} has other numbers than were saved.')
 

@@ -1,9 +1,10 @@
-"""Writing so that nothing is lost: files whole or absent, and one writer for a folder."""
+"""Writing so that nothing is lost: files whole or absent, one writer for a folder, checksums."""
 
 import contextlib
 import fcntl
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 
 from absl import logging
@@ -88,3 +89,19 @@ def failure(error: Exception, where) -> StorageError:
     hint='make room or allow writing there; what was saved before is whole, and the same command '
     'goes on from it.',
   )
+
+
+def checksums(tree) -> dict[str, int]:
+  """CRC-32 of the bytes of every array of a tree by its path."""
+  import jax
+  import numpy as np
+
+  def checksum(x):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x = jax.random.key_data(x)
+    return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): checksum(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }

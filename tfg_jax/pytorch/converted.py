@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tfg_jax import storage
 from tfg_jax.errors import ConversionError
 
 _RECORD = 'conversion.json'
@@ -166,14 +167,5 @@ def tokenizer(directory) -> bytes:
 
 
 def _checksum(variables) -> int:
-  """CRC-32 of name, dtype, shape and bytes of all arrays, in the order of their names."""
-  arrays = {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-  }
-  crc = 0
-  for name, leaf in sorted(arrays.items()):
-    array = np.ascontiguousarray(leaf)
-    crc = zlib.crc32(f'{name} {array.dtype.name} {array.shape}'.encode(), crc)
-    crc = zlib.crc32(array.reshape(-1).view(np.uint8), crc)
-  return crc
+  """One number for the bytes of all arrays and their names."""
+  return zlib.crc32(json.dumps(storage.checksums(variables), sort_keys=True).encode())
