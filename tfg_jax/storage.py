@@ -81,8 +81,9 @@ def failure(error: Exception, where) -> StorageError:
   """What is said of a refusal: of the system (OSError), or as TensorStore words it."""
   reason = getattr(error, 'strerror', None)
   if reason is None:
-    reasons = re.findall(r'(?:os_error_code=\S+|OS error \S+): ?([^\[\]]+)', str(error))
-    reason = reasons[-1].strip() if reasons else str(error).strip().split('\n')[0][:200]
+    # TensorStore's versions put the number before the words or after them.
+    numbers = re.findall(r"(?:os_error_code=|OS error )'?(\d+)", str(error))
+    reason = os.strerror(int(numbers[-1])) if numbers else str(error).strip().split('\n')[0][:500]
   return StorageError(
     f'what was to be written could not be: {reason}.',
     where=getattr(error, 'filename', None) or where,
