@@ -42,6 +42,7 @@ _VARIANTS = {
   'words_c+adv': (dict(shared_classifier=False), {}),
   'identity': (dict(persons=40_145), {}),
 }
+_GO_ON = ('full', 'l1', 'tangled')  # from a run of `base`
 # Of Eq. 3 and 5 for each class: the code's 1e6 for the mean over 500 words.
 _CONFUSION = 2000.0
 _PUBLIC = (
@@ -100,6 +101,7 @@ def get_config(variant='full'):
     weights=dict(identity_words=_CONFUSION * 500),
     optimizer='adam',
     learning_rate=2e-4,
+    opponents_learning_rate=2e-4,
     b1=0.9,
     b2=0.999,
     # Workdirs of the runs before; or, by its name, what tfg_jax.convert made of a public network.
@@ -113,6 +115,9 @@ def get_config(variant='full'):
     c.model.update(words=0, block_frames=1, margin_frames=0)
   if on_puppets:
     _make_small(c)
+  if on_puppets and name in _GO_ON:
+    # An E_p as quick as in `base` runs away from C_p^w: it hides the word from it, and adds more.
+    c.model.update(optimizer='adam', learning_rate=3e-4, opponents_learning_rate=3e-3)
   c.model.weights.update(weights)
   if name == 'paper':
     c.model.weights.persons = _CONFUSION * c.model.persons
@@ -175,12 +180,13 @@ def _make_small(c):
       word_stage_domain=0.1,
       domain=0.5,
     ),
-    # Linear, and what the probe reads: from net1 C_p^w learns no word in 800 steps.
+    # From net1 C_p^w learns no word in 800 steps.
     identity_source='pooled',
     # Faces as near in less than half of Adam's steps, and lips that Adam may not learn to read in
-    # 500, and what E_p tells, not in 1000; what hears learns more words with Adam.
+    # 500; what hears learns more words with Adam.
     optimizer='muon',
     learning_rate=2e-3,
+    opponents_learning_rate=2e-3,
     audio_gain=1.0,  # gains and adaptation made up for a domain gap that puppets have not
     video_gain=1.0,
   )

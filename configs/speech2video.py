@@ -63,6 +63,7 @@ def get_config(variant='crema_d'):
       window=20_480,
       steps_ahead=12,
       negatives=128,
+      omega='last',
       cpc_learning_rate=2e-4,
       learning_rate=1e-3,
     ),
@@ -86,6 +87,7 @@ def get_config(variant='crema_d'):
       gradient=100.0,
       half='upper',
     ),
+    optimizer='rmsprop',
     learning_rates=dict(
       students=3e-4,
       decoder=3e-4,
@@ -131,7 +133,8 @@ def _make_baseline(c, baseline, *, small):
     voice_steps=c.model.distillation_steps,
     frames=16,
     evaluation_frames=c.model.evaluation_frames,
-    loss=dict(l1=600.0, frame=1.0, sequence=0.2, sync=0.8),
+    loss=dict(l1=600.0, frame=1.0, sequence=0.2, sync=0.8, half='lower'),
+    optimizer='adam',
     learning_rates=dict(
       voice=1e-4, animator=1e-4, frame_judge=1e-4, sequence_judge=1e-5, sync_judge=1e-5
     ),
@@ -148,10 +151,12 @@ def _make_baseline(c, baseline, *, small):
       frames=6,
       expert_steps=600,  # enough where CPC is not among them
       voice_steps=300,
+      optimizer='muon',
       learning_rates=dict(
         voice=1e-3, animator=1e-3, frame_judge=3e-4, sequence_judge=1e-4, sync_judge=1e-4
       ),
     )
+    model['loss']['half'] = 'full'  # as of Speech2Video's, and for the same reason
   c.model = model
 
 
@@ -182,6 +187,8 @@ def _make_small(c):
     teacher_size=64,
     teacher_frames=2,
     window=10_240,
+    # The last context names 4 of 10 speakers, what such windows have taught it to remember.
+    omega='mean',
     cpc_learning_rate=3e-4,  # at 5e-4 and more it may get stuck at guessing
   )
   c.model.update(
@@ -200,9 +207,11 @@ def _make_small(c):
     expert_steps=1200,  # CPC's; what faces tell takes half of them
     distillation_steps=1200,
   )
-  # In minutes the judges do not learn what a mouth is, and stripes as fine as pixels, which the
-  # smoothed gradients do not see, take its place.
-  c.model.loss.half = 'full'
+  # In minutes judges do not learn what a face is: where they have the last word, patterns as fine
+  # as pixels, which the smoothed gradients do not see, take its place. Eq. 2 at the paper's weight
+  # leaves students as far from the teacher as strangers are.
+  c.model.loss.update(half='full', adversarial=0.05, distance=10.0)
+  c.model.optimizer = 'muon'
   # Minutes instead of days: the players step further.
   c.model.learning_rates.update(
     students=3e-3,

@@ -142,7 +142,7 @@ def test_a_step_of_each_stage_of_each_variant(toy_records, variant):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_another_optimiser_is_that_of_the_networks_that_see(toy_records):
+def test_another_optimiser_is_that_of_the_networks_of_pictures(toy_records):
   _, system = build(toy_records, **{'model.optimizer': 'muon'})
   adam = jax.tree.structure(optax.adam(1e-3).init({'kernel': jnp.ones((2, 2))}))
   others = {
@@ -150,8 +150,18 @@ def test_another_optimiser_is_that_of_the_networks_that_see(toy_records):
     for name in system.networks
     if jax.tree.structure(system._optimizer(name).init({'kernel': jnp.ones((2, 2))})) != adam
   }
-  seeing = {'identity_encoder', 'lip_encoder', 'decoder', 'identity_word_classifier'}
-  assert others == seeing
+  assert others == {'identity_encoder', 'lip_encoder', 'decoder'}
+
+
+def test_a_person_cannot_hide_a_word_by_shrinking_or_by_an_offset():
+  reader = networks.PooledWordClassifier(5)
+  vectors = gaussian(3, 2, 20, 6)
+  variables = noisy_variables(reader, vectors)
+  told = reader.apply(variables, vectors)
+  assert told.shape == (2, 5) and np.abs(told[0] - told[1]).max() > 0.1
+  hidden = 1e-3 * vectors + gaussian(4, 2, 1, 6)
+  np.testing.assert_allclose(reader.apply(variables, hidden), told, atol=2e-3)
+  assert np.isfinite(reader.apply(variables, jnp.ones_like(vectors))).all()
 
 
 def test_stages_follow_the_number_of_steps(toy_records):

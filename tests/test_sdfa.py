@@ -121,6 +121,8 @@ def test_published_baselines_can_be_built(variant):
   [
     ({'model.reference': 'name'}, "model.reference is 'name'"),
     ({'model.frames': 4}, 'model.frames is 4'),
+    ({'model.loss.half': 'left'}, "model.loss.half is 'left'"),
+    ({'model.optimizer': 'sgd'}, "model.optimizer is 'sgd'"),
     ({'model.voice_steps': 3}, 'model.voice_steps is 3, but a stage can only end'),
   ],
 )

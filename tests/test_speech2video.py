@@ -367,6 +367,8 @@ def test_given_experts_are_frozen(config, tmp_path):
   ('changes', 'message'),
   [
     ({'model.loss.half': 'left'}, "model.loss.half is 'left'"),
+    ({'model.optimizer': 'sgd'}, "model.optimizer is 'sgd'"),
+    ({'model.experts.omega': 'first'}, "model.experts.omega is 'first'"),
     ({'model.decoder.image_size': 40}, 'model.decoder.image_size is 40'),
     ({'model.expert_steps': 3}, 'model.expert_steps is 3, but a stage can only end'),
     ({'model.decoder.map_widths': (5, 4, 4)}, r'map_widths is \(5, 4, 4\); the identity teacher'),
@@ -428,14 +430,24 @@ def test_steps_of_frames_at_common_rates():
   np.testing.assert_array_equal(speech.steps_at(jnp.array([0.0, 9.0]), 50), [0, 49])
 
 
-def test_the_last_step_is_before_the_silence():
-  wav = np.zeros((3, 3200), np.int16)
+def test_the_speech_is_summed_up_without_its_silence():
+  wav = np.zeros((4, 3200), np.int16)
   wav[0, 320:800] = 3000  # steps 2 to 4
   wav[0, 1600:1700] = 20  # noise
   wav[1] = 100
   wav[2, 1000:] = 3000
-  last = speech.last_step(wav, jnp.array([3200, 3200, 1440]))
-  np.testing.assert_array_equal(last, [4, 19, 8])
+  loud = speech.loud_steps(wav, jnp.array([3200, 3200, 1440, 3200]))
+  spans = [(2, 5), (0, 20), (6, 9), (0, 20)]
+  expected = [[first <= step < end for step in range(20)] for first, end in spans]
+  np.testing.assert_array_equal(loud, expected)
+  context = np.random.default_rng(0).standard_normal((4, 20, 3)).astype(np.float32)
+  last = [context[i, end - 1] for i, (_, end) in enumerate(spans)]
+  np.testing.assert_allclose(speech.last_context(context, loud), last)
+  means = [context[i, first:end].mean(0) for i, (first, end) in enumerate(spans)]
+  np.testing.assert_allclose(speech.mean_context(context, loud), means, atol=1e-6)
+  nothing = jnp.zeros((4, 20), bool)
+  np.testing.assert_allclose(speech.last_context(context, nothing), context[:, 0])
+  np.testing.assert_allclose(speech.mean_context(context, nothing), context.mean(1), atol=1e-6)
 
 
 def test_the_context_is_causal_and_has_one_step_each_10_ms():

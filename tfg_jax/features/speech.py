@@ -1,4 +1,4 @@
-"""Speech in steps of 10 ms: when it ends, and which step has heard a video frame."""
+"""Speech in steps of 10 ms: which are silent, what sums them up, which has heard a video frame."""
 
 import jax.numpy as jnp
 
@@ -17,11 +17,10 @@ def steps_at(times, steps: int):
   return jnp.clip(step, 0, steps - 1)
 
 
-def last_step(wav, num_samples, *, below: float = 30.0):
-  """The last step that is not silent, (B,) int32.
+def loud_steps(wav, num_samples, *, below: float = 30.0):
+  """Whether a step is speech and not silence, (B, S // 160) bool.
 
-  A recurrent summary of a clip stands in its last state, and forgets in the silence behind the
-  speech. Silent is what has `below` dB less power than the loudest step.
+  Silent is what has `below` dB less power than the loudest step.
 
   Args:
     wav: (B, S) int16, or floats on the same scale.
@@ -33,5 +32,22 @@ def last_step(wav, num_samples, *, below: float = 30.0):
   power = jnp.square(power).mean(-1)
   valid = jnp.arange(steps) < (num_samples // _SAMPLES_PER_STEP)[:, None]
   power = jnp.where(valid, power, 0)
-  loud = power >= power.max(1, keepdims=True) * 10 ** (-below / 10)
-  return jnp.where(loud & valid, jnp.arange(steps), 0).max(1).astype(jnp.int32)
+  return valid & (power >= power.max(1, keepdims=True) * 10 ** (-below / 10))
+
+
+def last_context(context, loud):
+  """(B, D), that of the last loud step: a recurrent summary of a clip stands in its last state, and
+  forgets in the silence behind the speech.
+
+  Args:
+    context: (B, N, D).
+    loud: (B, N) bool, see `loud_steps`; where none is, the first one.
+  """
+  last = jnp.where(loud, jnp.arange(loud.shape[1]), 0).max(1)
+  return jnp.take_along_axis(context, last[:, None, None], axis=1)[:, 0]
+
+
+def mean_context(context, loud):
+  """(B, D), the mean of loud steps, or of all where none is; arguments as of `last_context`."""
+  weights = jnp.where(loud.any(1, keepdims=True), loud, True)[..., None]
+  return jnp.mean(context, axis=1, where=weights)

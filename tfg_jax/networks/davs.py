@@ -21,6 +21,7 @@ from tfg_jax.networks.layers import BatchNorm, Conv, ConvTranspose, Dense
 _SLOPE = 0.2  # of every leaky ReLU
 # Kernel, strides and padding of the convolutions over a window of 20 x 12 cepstra.
 _MFCC_TRUNK = (((3, 3), (3, 2), (1, 2)), ((3, 3), 2, 1), ((3, 3), 1, 0), ((2, 2), 1, 0))
+_NO_VARIATION = 1e-12  # under the root of a mean square
 _ALMOST_ZERO = 1e-4  # the first words of a fresh word classifier are all alike
 
 
@@ -475,6 +476,28 @@ class IdentityWordClassifier(nn.Module):
       self.words, kernel_init=normal(_ALMOST_ZERO), bias_init=zeros, dtype=self.dtype, name='fc_2'
     )(x)
     return logits.astype(jnp.float32)
+
+
+class PooledWordClassifier(nn.Module):
+  """C_p^w of the paper's text: looks for the word in the vectors of consecutive frames.
+
+  The layers are ours. It reads how vectors vary and not how much: a person makes nearly all of
+  them, and an encoder that shrinks what is left would hide the word from this reader alone. The
+  word may begin anywhere.
+  """
+
+  words: int = 500
+  width: int = 32
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, vectors):  # (B, T, D) -> (B, words)
+    x = vectors - vectors.mean(axis=1, keepdims=True)
+    x *= lax.rsqrt(jnp.square(x).mean(axis=(1, 2), keepdims=True) + _NO_VARIATION)
+    for layer, (size, stride) in enumerate(((3, 1), (4, 2), (4, 2))):
+      x = nn.Conv(self.width, (size,), stride, dtype=self.dtype, name=f'conv{layer}')(x)
+      x = nn.relu(x)
+    return Dense(self.words, dtype=self.dtype, name='fc')(x.max(axis=1)).astype(jnp.float32)
 
 
 class PersonClassifier(nn.Module):

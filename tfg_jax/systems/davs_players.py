@@ -43,7 +43,7 @@ class Weights:
   words: float = 1.0  # cross-entropy of the shared classifier, each sense
   domain: float = 5.0  # each sense, in stage 2
   word_stage_domain: float = 1.0  # the same in stage 1; as much as all else can stall small runs
-  identity_words: float = 1e6  # Eq. 3 through C_p^w; 2000 times its sum over 500 words
+  identity_words: float = 1e6  # Eq. 3 through C_p^w, a mean over 500 words
   persons: float = 0.0  # Eq. 5 through C_w^p; the released code has none
 
 
@@ -72,16 +72,17 @@ class Settings:
   drawn_frames: int = 6  # of those
   evaluation_frames: int = 25  # drawn per clip
   shared_classifier: bool = True  # one word classifier for both senses
-  # What C_p^w reads: 'net1' as in the code; 'pooled' as in the paper, and linearly, as an SVM does.
+  # What C_p^w reads: 'net1' as in the code, or 'pooled' as in the paper.
   identity_source: str = 'net1'
   contrastive: str = 'l2'
   confusion: str = 'squares'
   adversarial: str = 'cross_entropy'
   softening: float = 0.1  # labels of D are off by up to this much
   weights: Weights = Weights()
-  # Or 'muon', of those that see or draw, and of C_p^w; all others have Adam.
+  # Or 'muon', of those that see or draw; all others have Adam.
   optimizer: str = 'adam'
   learning_rate: float = 2e-4
+  opponents_learning_rate: float = 2e-4
   b1: float = 0.9
   b2: float = 0.999
   audio_gain: float = 1.5  # of speech embeddings in `generate`, as the released scripts have it
@@ -176,7 +177,7 @@ def _module(name, settings: Settings, shared) -> nn.Module:
     return networks.PersonClassifier(settings.persons, dtype=dtype)
   if name == 'identity_word_classifier':
     pooled = settings.identity_source == 'pooled'
-    reader = networks.LinearProbe if pooled else networks.IdentityWordClassifier
+    reader = networks.PooledWordClassifier if pooled else networks.IdentityWordClassifier
     return reader(settings.words, dtype=dtype)
   values, classes = settings.word_classifier, {'words': settings.words}
   where = 'model.word_classifier'
@@ -217,7 +218,7 @@ class Passes:
 
 def has_modes(module) -> bool:
   """Whether a module's call says `train`."""
-  modeless = networks.WordClassifier, networks.DomainClassifier, networks.LinearProbe
+  modeless = networks.WordClassifier, networks.DomainClassifier, networks.PooledWordClassifier
   return not isinstance(module, modeless)
 
 

@@ -16,7 +16,7 @@ from tfg_jax.metrics import image as image_metrics
 from tfg_jax.metrics import probe, retrieval
 from tfg_jax.systems import base
 from tfg_jax.systems.davs_losses import Inputs, mouth, pick
-from tfg_jax.systems.davs_players import FPS, Settings, has_modes
+from tfg_jax.systems.davs_players import FPS, Settings, has_modes, opponents
 
 # int16 units: below the rounding noise of any recording, so only digital silence is changed.
 _QUIETEST = 1.0
@@ -62,16 +62,17 @@ class Speaker:
 
   def _optimizer(self, name: str) -> optax.GradientTransformation:
     s = self.settings
-    sees = 'identity_encoder', 'lip_encoder', 'decoder', 'identity_word_classifier'
-    kind = s.optimizer if name in sees else 'adam'
-    return base.optimizer(kind)(s.learning_rate, b1=s.b1, b2=s.b2)
+    pictures = 'identity_encoder', 'lip_encoder', 'decoder'
+    kind = s.optimizer if name in pictures else 'adam'
+    rate = s.opponents_learning_rate if name in opponents(s) else s.learning_rate
+    return base.optimizer(kind)(rate, b1=s.b1, b2=s.b2)
 
   def export(self, state: base.State, network: str):
     """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
     if network == 'davs_classifiers':
       held = {head: name for head, name in HEADS.items() if name in state.nets}
       if self.settings.identity_source == 'pooled' and 'identity_words' in held:
-        held['probe'] = held.pop('identity_words')
+        del held['identity_words']  # another network than the public one
       return {'params': {head: state.nets[name].params for head, name in held.items()}}
     name = network.removeprefix('davs_')
     if not network.startswith('davs_') or name not in state.nets:

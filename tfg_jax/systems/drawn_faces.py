@@ -5,9 +5,20 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from tfg_jax import errors, losses
 from tfg_jax.features import video as video_features
 from tfg_jax.metrics import image as image_metrics
 from tfg_jax.systems import base
+
+
+def check_half(half: str):
+  """Raises ConfigError if `model.loss.half` is none of `losses.HALVES`."""
+  if half not in losses.HALVES:
+    raise errors.ConfigError(
+      f'model.loss.half is {half!r}.',
+      where='config',
+      hint=f'use one of {", ".join(losses.HALVES)}.',
+    )
 
 
 def to_signed(image):

@@ -40,11 +40,12 @@ class LossWeights:
   frame: float = 1.0
   sequence: float = 0.2
   sync: float = 0.8
+  half: str = 'lower'  # of the face that L1 sees
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearningRates:
-  """`model.learning_rates`, of Adam with b1 = 0.5."""
+  """`model.learning_rates`; Adam's b1 is 0.5."""
 
   voice: float = 1e-4
   animator: float = 1e-4
@@ -73,6 +74,7 @@ class Settings:
   frames: int = 16  # in a row, drawn per clip and step
   evaluation_frames: int = 8  # per clip, evenly spread
   loss: LossWeights = LossWeights()
+  optimizer: str = 'adam'  # or 'muon', of the animator; all others have Adam
   learning_rates: LearningRates = LearningRates()
 
 
@@ -106,6 +108,8 @@ class SDFA:
         where='config',
         hint="use 'image' or 'voice'.",
       )
+    drawn_faces.check_half(settings.loss.half)
+    base.optimizer(settings.optimizer)  # refused here if there is no such
     check_stage_ends(run, expert_steps=settings.expert_steps, voice_steps=settings.voice_steps)
     if settings.frames < _SYNC_FRAMES:
       raise errors.ConfigError(
@@ -177,7 +181,8 @@ class SDFA:
     return self.settings.reference == 'image'
 
   def _optimizer(self, name) -> optax.GradientTransformation:
-    return optax.adam(getattr(self.settings.learning_rates, name), b1=0.5)
+    kind = self.settings.optimizer if name == 'animator' else 'adam'
+    return base.optimizer(kind)(getattr(self.settings.learning_rates, name), b1=0.5, b2=0.999)
 
   def init(self, key: jax.Array) -> base.State:
     """Fresh players; 'voice' only where it is needed."""
@@ -339,7 +344,7 @@ class SDFA:
       )
       drawn = drawn.reshape(real.shape)
       terms = {
-        'l1': losses.half_face_l1(drawn, real, 'lower'),
+        'l1': losses.half_face_l1(drawn, real, weights.half),
         **{name: losses.generator_loss(judge(name, drawn)) for name in _JUDGES},
       }
       total = weights.l1 * terms['l1'] + sum(

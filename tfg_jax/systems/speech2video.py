@@ -8,13 +8,13 @@ Stage 2   F draws frames; three discriminators, similarity and gradient losses  
   frame t = F(c_t, nu, mu)
 
 Stages end after the config's numbers of steps. Each network is a player of its own, with its own
-RMSProp; what an earlier stage trained is frozen.
+optimiser; what an earlier stage trained is frozen.
 
 Departures     Real is 1 and generated 0, where the paper prints the reverse: same values. The paper
                prints no objective of F against the discriminators; it is the usual one, their real
                label on fakes. All players of stage 2 step at once, from one forward pass. omega is
-               the last context before the silence at the end, standardised over the clips. In Eq. 3
-               the teacher is the target.
+               the last context before the silence at the end (on puppets the mean of all), and
+               standardised over the clips. In Eq. 3 the teacher is the target.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class LossWeights:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearningRates:
-  """`model.learning_rates`, of RMSProp; those of stage 2 are the paper's."""
+  """`model.learning_rates`; those of stage 2 are the paper's."""
 
   students: float = 3e-4  # not given
   decoder: float = 3e-4
@@ -86,6 +86,7 @@ class Settings:
   out_of_sync: int = 5  # frames at least between a frame and the speech that is not its own
   evaluation_frames: int = 8  # per clip, evenly spread
   loss: LossWeights = LossWeights()
+  optimizer: str = 'rmsprop'  # of F, the paper's; or 'muon' or 'adam'. All others have RMSProp
   learning_rates: LearningRates = LearningRates()
 
 
@@ -125,6 +126,8 @@ class Speech2Video:
 
     decoder = build('decoder', FrameDecoder, axis_name=axis_name)
     _check(run, settings, decoder)
+    if settings.optimizer != 'rmsprop':
+      base.optimizer(settings.optimizer)  # refused here if there is no such
     experts = Experts.from_section(
       settings.experts, decoder.image_size, axis_name=axis_name, dtype=dtype
     )
@@ -164,15 +167,19 @@ class Speech2Video:
 
   @property
   def _optimizers(self) -> dict[str, optax.GradientTransformation]:
-    rates = self.settings.learning_rates
+    rates, of_decoder = self.settings.learning_rates, self.settings.optimizer
 
     def rmsprop(rate):  # with PyTorch's defaults, which differ from optax's
       return optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False, initial_scale=0.0)
 
+    if of_decoder == 'rmsprop':
+      decoder = rmsprop(rates.decoder)
+    else:
+      decoder = base.optimizer(of_decoder)(rates.decoder, b1=0.9, b2=0.999)
     return {
       'identity_student': rmsprop(rates.students),
       'emotion_student': rmsprop(rates.students),
-      'decoder': rmsprop(rates.decoder),
+      'decoder': decoder,
       'identity_discriminator': rmsprop(rates.identity_discriminator),
       'frame_discriminator': rmsprop(rates.frame_discriminator),
       'sync_discriminator': rmsprop(rates.sync_discriminator),
@@ -564,12 +571,7 @@ def _standardised(omega, schedule):
 
 
 def _check(run, settings, decoder):
-  if settings.loss.half not in losses.HALVES:
-    raise errors.ConfigError(
-      f'model.loss.half is {settings.loss.half!r}.',
-      where='config',
-      hint=f'use one of {", ".join(losses.HALVES)}.',
-    )
+  drawn_faces.check_half(settings.loss.half)
   if decoder.image_size % 32:
     raise errors.ConfigError(
       f'model.decoder.image_size is {decoder.image_size}.',

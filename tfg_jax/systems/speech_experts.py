@@ -37,6 +37,7 @@ PUBLIC = {
   'identity_teacher': 'vggface_vgg16',
   'emotion_teacher': 'senet50_ferplus',
 }
+_OMEGA = {'last': speech.last_context, 'mean': speech.mean_context}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class Settings:
   observer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   teacher_size: int = 224  # side of the teachers' faces, pixels
   teacher_frames: int = 8  # K of Eq. 1; the paper does not say
+  omega: str = 'last'  # context of the speech, as in the paper; or the 'mean' of all
   window: int = 20_480  # samples; this and the next two are the defaults of CPC_audio
   steps_ahead: int = 12
   negatives: int = 128
@@ -118,6 +120,12 @@ class Experts:
         emotions=len(EMOTIONS),
         traits=settings.traits,
         **shared,
+      )
+    if settings.omega not in _OMEGA:
+      raise errors.ConfigError(
+        f'{where}.omega is {settings.omega!r}.',
+        where='config',
+        hint=f'use one of {", ".join(_OMEGA)}.',
       )
     for teacher in needed:
       if teacher != 'cpc' and not settings.weights.get(teacher) and not settings.identities:
@@ -259,10 +267,9 @@ class Experts:
     return context.astype(jnp.float32)
 
   def hear_whole(self, state: base.State, wav, num_samples):
-    """Contexts as `hear` gives them, and (B, D), the last one before the silence at the end."""
+    """Contexts as `hear` gives them, and omega (B, D), which sums them up."""
     context = self.hear(state, wav)
-    last = speech.last_step(wav, num_samples)
-    return context, jnp.take_along_axis(context, last[:, None, None], axis=1)[:, 0]
+    return context, _OMEGA[self.settings.omega](context, speech.loud_steps(wav, num_samples))
 
   def describe(self, state: base.State, face):
     """(N, D) identities of teacher-sized faces in [0, 255]: fc7 behind its ReLU."""
