@@ -95,7 +95,7 @@ _QUICK = dict(
   identity=('num_steps=200', 'model.identity_steps=200', 'evaluation.every=200'),
   words=('num_steps=500', 'model.word_steps=500', 'evaluation.every=500'),
   base=('num_steps=1000', 'evaluation.every=1000', 'data.batch_size=8'),
-  generator=('num_steps=300', 'evaluation.every=300', 'data.batch_size=8'),
+  generator=('num_steps=500', 'evaluation.every=500', 'data.batch_size=8'),
 )
 _FULL = dict(
   puppets=dict(clips=20_000, size=260, identities=100, frames=29, eval_fraction=0.05),
