@@ -61,7 +61,7 @@ CLAIMS = (
 
 _QUICK = dict(
   puppets=dict(
-    clips=1200, size=64, identities=24, unseen_identities=12, frames=75, eval_fraction=0.1, sway=0.2
+    clips=2000, size=64, identities=24, unseen_identities=12, frames=75, eval_fraction=0.1, sway=0.2
   ),
   config='speech2video.py:puppets',
   flags=(),
