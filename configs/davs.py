@@ -22,8 +22,9 @@ Variants of stage 1 (Table 3, supervision):
   words_c            contrastive, a classifier for each sense
   words_c+shared     contrastive, shared classifier
   words_c+adv        contrastive, adversarial
-puppets              all three stages on talking puppets, which it makes; minutes on a CPU
-puppets_VARIANT      any of the others on puppets: `claims` compares them
+puppets              all three stages on talking puppets, which it makes; minutes on a CPU; the
+                     identity may keep the word
+puppets_VARIANT      any of the others on puppets: `claims` compares them, `full` after `base`
 """
 
 import ml_collections
@@ -128,6 +129,7 @@ def get_config(variant='full'):
   if variant == 'puppets':
     c.num_steps = 1000
     c.model.update(identity_steps=200, word_steps=400)
+    c.model.weights.identity_words = _LOOKS_ON  # an E_p that still learns to draw is too quick
   return c
 
 

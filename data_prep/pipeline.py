@@ -446,7 +446,11 @@ def _claim(directory, info):
     if earlier == wanted:
       _write(settings, json.dumps(wanted))
   except (OSError, ValueError) as error:
-    raise DataError(f'cannot use the output directory: {error}', where=directory) from error
+    raise DataError(
+      f'cannot use the output directory: {error}',
+      where=directory,
+      hint='name another --output, or allow writing there.',
+    ) from error
   if earlier != wanted:
     names = sorted(k for k in {*earlier, *wanted} if earlier.get(k) != wanted.get(k))
     changes = ', '.join(f'{k} {earlier.get(k)!r} there, {wanted.get(k)!r} here' for k in names)

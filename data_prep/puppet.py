@@ -193,7 +193,11 @@ def _claim(directory, preparation):
         json.dump(preparation, file)
       os.replace(temporary, started)
   except (OSError, ValueError) as error:
-    raise DataError(f'cannot use the output directory: {error}', where=directory) from error
+    raise DataError(
+      f'cannot use the output directory: {error}',
+      where=directory,
+      hint='name another --output, or allow writing there.',
+    ) from error
   if earlier != preparation:
     names = sorted(k for k in {*earlier, *preparation} if earlier.get(k) != preparation.get(k))
     changes = ', '.join(

@@ -270,9 +270,16 @@ def fixed_track(box: list[float], count: int, where: str = '') -> FaceTrack:
     MediaError: the box is not four numbers with x1 < x2 and y1 < y2.
   """
   if len(box) != 4 or not np.isfinite(box).all() or not (box[0] < box[2] and box[1] < box[3]):
-    raise MediaError(f'{list(box)} is not a box x1,y1,x2,y2 with x1 < x2 and y1 < y2', where=where)
+    raise MediaError(
+      f'{list(box)} is not a box x1,y1,x2,y2 with x1 < x2 and y1 < y2',
+      where=where,
+      hint='give pixels from the left and the top, as in 80,60,240,220.',
+    )
   boxes = np.tile(np.asarray(box, np.float64), (count, 1))
   return _given_track(boxes)
+
+
+_ROWS = 'save a row x1, y1, x2, y2 for each frame: pixels with x1 < x2, y1 < y2, or NaN.'
 
 
 def load_track(path, count: int | None = None) -> FaceTrack:
@@ -289,17 +296,21 @@ def load_track(path, count: int | None = None) -> FaceTrack:
       f'the boxes cannot be read: {error}', where=path, hint='write them with numpy.save.'
     ) from error
   if not isinstance(boxes, np.ndarray) or boxes.ndim != 2 or boxes.shape[1] != 4:
-    raise MediaError(f'boxes of shape {getattr(boxes, "shape", None)}, not (T, 4)', where=path)
+    raise MediaError(
+      f'boxes of shape {getattr(boxes, "shape", None)}, not (T, 4)', where=path, hint=_ROWS
+    )
   if not np.issubdtype(boxes.dtype, np.number) or np.iscomplexobj(boxes):
-    raise MediaError(f'boxes of type {boxes.dtype}, not numbers', where=path)
+    raise MediaError(f'boxes of type {boxes.dtype}, not numbers', where=path, hint=_ROWS)
   if count is not None and len(boxes) != count:
-    raise MediaError(f'{len(boxes)} boxes for a video of {count} frames', where=path)
+    raise MediaError(f'{len(boxes)} boxes for a video of {count} frames', where=path, hint=_ROWS)
   boxes = boxes.astype(np.float64)
   empty = np.isnan(boxes).all(axis=1)
   wrong = ~empty & ~((boxes[:, :2] < boxes[:, 2:]).all(axis=1) & np.isfinite(boxes).all(axis=1))
   if wrong.any():
     row = int(np.flatnonzero(wrong)[0])
-    raise MediaError(f'row {row} is {boxes[row].tolist()}, not a box x1, y1, x2, y2', where=path)
+    raise MediaError(
+      f'row {row} is {boxes[row].tolist()}, not a box x1, y1, x2, y2', where=path, hint=_ROWS
+    )
   return _given_track(boxes)
 
 

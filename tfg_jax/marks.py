@@ -114,7 +114,9 @@ class Marks:
     try:
       storage.write_whole(sidecar, [json.dumps(record, indent=2).encode(), b'\n'])
     except OSError as error:
-      raise errors.MediaError(f'cannot write: {error.strerror}', where=sidecar) from error
+      raise errors.MediaError(
+        f'cannot write: {error.strerror}', where=sidecar, hint=errors.StorageError.next_step
+      ) from error
 
   def _sign(self, path, name):
     is_edit = self.kind == FOOTAGE
@@ -278,7 +280,9 @@ def write_png(picture, path: str, marks: Marks):
     marks.finish(partial, path)
     os.replace(partial, path)
   except OSError as error:
-    raise errors.MediaError(f'cannot write: {error.strerror}', where=path) from error
+    raise errors.MediaError(
+      f'cannot write: {error.strerror}', where=path, hint=errors.StorageError.next_step
+    ) from error
   finally:
     if os.path.exists(partial):
       os.remove(partial)

@@ -19,7 +19,7 @@ import soxr
 from absl import logging
 from PIL import Image
 
-from tfg_jax.errors import MediaError
+from tfg_jax.errors import MediaError, StorageError
 
 MAX_SIDE = 8192  # pixels; larger declared sizes are refused before anything is allocated for them
 MAX_RATE = 240  # frames per second; beyond it timestamps are broken rather than fast
@@ -585,7 +585,9 @@ class VideoWriter:
     blocks = iter([samples] if isinstance(samples, np.ndarray) else samples)
     first = next((block for block in blocks if len(block)), None)
     if first is None:
-      raise MediaError('the audio to write has no samples', where=self.path)
+      raise MediaError(
+        'the audio to write has no samples', where=self.path, hint='give sound, or none'
+      )
     channels = 1 if first.ndim == 1 else first.shape[1]
     self._layout = {1: 'mono', 2: 'stereo'}[channels]
     self._audio_rate = rate
@@ -624,7 +626,9 @@ class VideoWriter:
       for packet in encode(item):
         self._container.mux(packet)
     except OSError as error:
-      raise MediaError(f'cannot write: {error.strerror}', where=self.path) from error
+      raise MediaError(
+        f'cannot write: {error.strerror}', where=self.path, hint=StorageError.next_step
+      ) from error
 
   def __exit__(self, kind, *_):
     if kind is not None:
@@ -632,7 +636,9 @@ class VideoWriter:
       return
     try:
       if not self._count:
-        raise MediaError('no frame was written', where=self.path)
+        raise MediaError(
+          'no frame was written', where=self.path, hint='see that the input has frames'
+        )
       while self._samples is not None:
         self._send_audio()
       for stream in self._container.streams:
@@ -643,7 +649,9 @@ class VideoWriter:
           self._finish(self._partial, self.path)
         os.replace(self._partial, self.path)
       except OSError as error:
-        raise MediaError(f'cannot write: {error.strerror}', where=self.path) from error
+        raise MediaError(
+          f'cannot write: {error.strerror}', where=self.path, hint=StorageError.next_step
+        ) from error
     except BaseException:
       self._discard()
       raise
@@ -679,7 +687,9 @@ def check_output(path, suffix: str = '.mp4', *, inputs: Iterable = ()):
       'the folder of the output does not exist', where=folder, hint=f'mkdir -p {folder}'
     )
   if not os.access(folder, os.W_OK):
-    raise MediaError('the folder of the output cannot be written to', where=folder)
+    raise MediaError(
+      'the folder of the output cannot be written to', where=folder, hint=StorageError.next_step
+    )
   for other in inputs:
     if os.path.exists(path) and os.path.samefile(other, path):
       raise MediaError('the output would replace an input', where=other, hint='name another file')
@@ -704,15 +714,17 @@ def check_sound(path):
 def _open(path):
   path = os.fspath(path)
   if not os.path.exists(path):
-    raise MediaError('the file does not exist', where=path)
+    raise MediaError('the file does not exist', where=path, hint='correct the path')
   if os.path.isdir(path):
-    raise MediaError('this is a folder, not a media file', where=path)
+    raise MediaError('this is a folder, not a media file', where=path, hint='name a file in it')
   if not os.path.getsize(path):
     raise MediaError('the file is empty (0 bytes)', where=path)
   try:
     container = av.open(path, options={'max_pixels': str(MAX_SIDE**2)}, metadata_errors='replace')
   except PermissionError as error:
-    raise MediaError('the file cannot be read: permission denied', where=path) from error
+    raise MediaError(
+      'the file cannot be read: permission denied', where=path, hint='allow reading it'
+    ) from error
   except av.error.FFmpegError as error:
     raise MediaError(
       f'this is not a media file that FFmpeg can read ({error.strerror})', where=path

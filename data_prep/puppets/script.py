@@ -77,7 +77,11 @@ def read_words(path):
     with open(path, encoding='utf-8') as file:
       lines = file.read().lower().splitlines()
   except (OSError, UnicodeDecodeError) as error:
-    raise DataError(f'cannot read the word list: {error}', where=path) from error
+    raise DataError(
+      f'cannot read the word list: {error}',
+      where=path,
+      hint='give a text file in UTF-8 with a word in each line.',
+    ) from error
   words = {}
   for number, line in enumerate(lines, start=1):
     word = line.strip()

@@ -164,7 +164,11 @@ def speak(text, voice, *, rate=None):
     library.espeak_SetSynthCallback(receive)
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of the noise in breath
     if library.espeak_ng_SetVoiceByFile(path.encode()) != 0:
-      raise DataError('espeak-ng does not accept the voice', where=voice)
+      raise DataError(
+        'espeak-ng does not accept the voice',
+        where=voice,
+        hint='use the values of a puppet of this project.',
+      )
     library.espeak_SetParameter(_RATE, rate, 0)
     data = text.encode()
     library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
@@ -192,7 +196,11 @@ def _fresh_library():
       _SYNCHRONOUS, 0, data_path, _PHONEME_EVENTS | _DONT_EXIT
     )
     if native_rate <= 0:
-      raise DataError('espeak-ng does not start', where=espeakng_loader.get_data_path())
+      raise DataError(
+        'espeak-ng does not start',
+        where=espeakng_loader.get_data_path(),
+        hint='install it again: pip install --force-reinstall espeakng-loader',
+      )
     yield library, native_rate
   finally:
     library.espeak_Terminate()
