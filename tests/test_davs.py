@@ -473,6 +473,14 @@ def test_converted_networks_are_taken_over(toy_records, tmp_path):
     system.export(state, 'davs_nobody')
 
 
+def test_a_reader_of_pooled_features_is_none_of_the_public_heads(toy_records):
+  _, system = build(toy_records, 'paper')
+  state = noisy_state(system)
+  assert 'identity_word_classifier' in state.nets
+  heads = set(system.export(state, 'davs_classifiers')['params'])
+  assert heads == {'words', 'domain'}
+
+
 @pytest.mark.parametrize('variant', [name for name in configs._VARIANTS if name != 'puppets'])
 def test_published_configs_build_at_full_size(variant):
   config = configs.get_config(variant)

@@ -482,11 +482,11 @@ class PooledWordClassifier(nn.Module):
   """C_p^w of the paper's text: looks for the word in the vectors of consecutive frames.
 
   The layers are ours. It reads how vectors vary and not how much: a person makes nearly all of
-  them, and an encoder that shrinks what is left would hide the word from this reader alone. The
-  word may begin anywhere.
+  them, and an encoder that shrinks what is left would hide the word from this reader alone.
   """
 
   words: int = 500
+  projection: int = 8
   width: int = 32
   dtype: Any = jnp.float32
 
@@ -494,10 +494,12 @@ class PooledWordClassifier(nn.Module):
   def __call__(self, vectors):  # (B, T, D) -> (B, words)
     x = vectors - vectors.mean(axis=1, keepdims=True)
     x *= lax.rsqrt(jnp.square(x).mean(axis=(1, 2), keepdims=True) + _NO_VARIATION)
-    for layer, (size, stride) in enumerate(((3, 1), (4, 2), (4, 2))):
-      x = nn.Conv(self.width, (size,), stride, dtype=self.dtype, name=f'conv{layer}')(x)
+    x = Dense(self.projection, dtype=self.dtype, name='projection')(x)
+    for layer, stride in enumerate((1, 2)):
+      x = nn.Conv(self.width, (5,), stride, dtype=self.dtype, name=f'conv{layer}')(x)
       x = nn.relu(x)
-    return Dense(self.words, dtype=self.dtype, name='fc')(x.max(axis=1)).astype(jnp.float32)
+    x = x.reshape(len(x), -1)
+    return Dense(self.words, dtype=self.dtype, name='fc')(x).astype(jnp.float32)
 
 
 class PersonClassifier(nn.Module):
