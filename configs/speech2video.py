@@ -203,14 +203,13 @@ def _make_small(c):
     identity_discriminator=dict(widths=(24, 32, 32)),
     frame_discriminator=dict(widths=(8, 16, 24, 32)),
     sync_discriminator=dict(widths=(8, 16, 24, 32, 32), hidden=32),
-    frames=2,
     expert_steps=1200,  # CPC's; what faces tell takes half of them
     distillation_steps=1200,
   )
   # In minutes judges do not learn what a face is: where they have the last word, patterns as fine
   # as pixels, which the smoothed gradients do not see, take its place. Eq. 2 at the paper's weight
   # leaves students as far from the teacher as strangers are.
-  c.model.loss.update(half='full', adversarial=0.05, distance=10.0)
+  c.model.loss.update(half='full', adversarial=0.01, distance=10.0)
   c.model.optimizer = 'muon'
   # Minutes instead of days: the players step further.
   c.model.learning_rates.update(
