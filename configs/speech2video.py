@@ -187,7 +187,8 @@ def _make_small(c):
     teacher_size=64,
     teacher_frames=2,
     window=10_240,
-    # The last context names 4 of 10 speakers, what such windows have taught it to remember.
+    # Such windows teach CPC to forget: a reader names 4 of 10 speakers by its last context, and
+    # more than 5 by the mean of all.
     omega='mean',
     cpc_learning_rate=3e-4,  # at 5e-4 and more it may get stuck at guessing
   )

@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from tfg_jax import media
 from tfg_jax.errors import MediaError
+from tfg_jax.media import containers, sound
 
 CONTAINERS = {
   'one_key_frame.mp4': {},
@@ -340,14 +341,14 @@ def test_audio_that_is_not_a_number(tmp_path):
 
 
 def test_audio_beyond_the_limit(tmp_path, monkeypatch):
-  monkeypatch.setattr(media, 'MAX_AUDIO_HOURS', 1 / 3600)
+  monkeypatch.setattr(sound, 'MAX_AUDIO_HOURS', 1 / 3600)
   soundfile.write(tmp_path / 'a.wav', clips.tone(1.5), 16_000)
   with pytest.raises(MediaError, match='longer than'):
     media.read_audio(tmp_path / 'a.wav')
 
 
 def test_audio_that_jumps_beyond_the_limit(tmp_path, monkeypatch):
-  monkeypatch.setattr(media, 'MAX_AUDIO_HOURS', 1 / 3600)
+  monkeypatch.setattr(sound, 'MAX_AUDIO_HOURS', 1 / 3600)
   path = clips.write(
     tmp_path / 'a.mkv', 3, audio=clips.tone(0.5), audio_start=30, audio_codec='pcm_s16le'
   )
@@ -372,7 +373,7 @@ def test_audio_that_changes_its_rate(tmp_path):
 def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
   path = str(tmp_path / 'huge.png')
   cv2.imwrite(path, np.zeros((100, 200, 3), np.uint8))
-  monkeypatch.setattr(media, 'MAX_SIDE', 64)
+  monkeypatch.setattr(containers, 'MAX_SIDE', 64)
   with pytest.raises(MediaError, match='at most 64x64 pixels'):
     media.probe(path)
   clip = clips.write(tmp_path / 'clip.mp4', 2, size=(96, 32))

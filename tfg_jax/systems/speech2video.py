@@ -18,6 +18,7 @@ Departures     Real is 1 and generated 0, where the paper prints the reverse: sa
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,14 @@ from tfg_jax.systems import base, drawn_faces, players
 from tfg_jax.systems.speech_experts import PUBLIC, Experts, check_stage_ends
 
 EXPERTS, DISTILLATION, COMPOSITION = range(3)
+
+
+def _rmsprop(rate):
+  """With PyTorch's defaults, which differ from optax's."""
+  return optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False, initial_scale=0.0)
+
+
+_OPTIMIZERS = {'rmsprop': _rmsprop, 'muon': functools.partial(base.muon, b1=0.9, b2=0.999)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +95,7 @@ class Settings:
   out_of_sync: int = 5  # frames at least between a frame and the speech that is not its own
   evaluation_frames: int = 8  # per clip, evenly spread
   loss: LossWeights = LossWeights()
-  optimizer: str = 'rmsprop'  # of F, the paper's; or 'muon' or 'adam'. All others have RMSProp
+  optimizer: str = 'rmsprop'  # of F, as in the paper, or 'muon'; all others have RMSProp
   learning_rates: LearningRates = LearningRates()
 
 
@@ -126,8 +135,6 @@ class Speech2Video:
 
     decoder = build('decoder', FrameDecoder, axis_name=axis_name)
     _check(run, settings, decoder)
-    if settings.optimizer != 'rmsprop':
-      base.optimizer(settings.optimizer)  # refused here if there is no such
     experts = Experts.from_section(
       settings.experts, decoder.image_size, axis_name=axis_name, dtype=dtype
     )
@@ -167,22 +174,14 @@ class Speech2Video:
 
   @property
   def _optimizers(self) -> dict[str, optax.GradientTransformation]:
-    rates, of_decoder = self.settings.learning_rates, self.settings.optimizer
-
-    def rmsprop(rate):  # with PyTorch's defaults, which differ from optax's
-      return optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False, initial_scale=0.0)
-
-    if of_decoder == 'rmsprop':
-      decoder = rmsprop(rates.decoder)
-    else:
-      decoder = base.optimizer(of_decoder)(rates.decoder, b1=0.9, b2=0.999)
+    rates = self.settings.learning_rates
     return {
-      'identity_student': rmsprop(rates.students),
-      'emotion_student': rmsprop(rates.students),
-      'decoder': decoder,
-      'identity_discriminator': rmsprop(rates.identity_discriminator),
-      'frame_discriminator': rmsprop(rates.frame_discriminator),
-      'sync_discriminator': rmsprop(rates.sync_discriminator),
+      'identity_student': _rmsprop(rates.students),
+      'emotion_student': _rmsprop(rates.students),
+      'decoder': _OPTIMIZERS[self.settings.optimizer](rates.decoder),
+      'identity_discriminator': _rmsprop(rates.identity_discriminator),
+      'frame_discriminator': _rmsprop(rates.frame_discriminator),
+      'sync_discriminator': _rmsprop(rates.sync_discriminator),
     }
 
   def init(self, key: jax.Array) -> base.State:
@@ -572,6 +571,12 @@ def _standardised(omega, schedule):
 
 def _check(run, settings, decoder):
   drawn_faces.check_half(settings.loss.half)
+  if settings.optimizer not in _OPTIMIZERS:
+    raise errors.ConfigError(
+      f'model.optimizer is {settings.optimizer!r}.',
+      where='config',
+      hint=f'use one of {", ".join(_OPTIMIZERS)}.',
+    )
   if decoder.image_size % 32:
     raise errors.ConfigError(
       f'model.decoder.image_size is {decoder.image_size}.',
