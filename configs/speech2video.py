@@ -85,6 +85,7 @@ def get_config(variant='crema_d'):
       adversarial=1.0,
       similarity=100.0,
       gradient=100.0,
+      smoothed=True,
       half='upper',
     ),
     optimizer='rmsprop',
@@ -207,10 +208,10 @@ def _make_small(c):
     expert_steps=1200,  # CPC's; what faces tell takes half of them
     distillation_steps=1200,
   )
-  # In minutes judges do not learn what a face is: where they have the last word, patterns as fine
-  # as pixels, which the smoothed gradients do not see, take its place. Eq. 2 at the paper's weight
-  # leaves students as far from the teacher as strangers are.
-  c.model.loss.update(half='full', adversarial=0.01, distance=10.0)
+  # In minutes judges do not learn what a face is, and where lips may be open or closed Eq. 8 is
+  # content with stripes as fine as pixels, which smoothed gradients do not see. Eq. 2 at the
+  # paper's weight leaves students as far from the teacher as strangers are.
+  c.model.loss.update(half='full', smoothed=False, adversarial=0.01, distance=10.0)
   c.model.optimizer = 'muon'
   # Minutes instead of days: the players step further.
   c.model.learning_rates.update(

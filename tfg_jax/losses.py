@@ -234,13 +234,16 @@ def half_face_l1(image, target, half: str = 'upper'):
   return jnp.abs(difference[..., start:stop, :, :]).mean()
 
 
-def gradient_loss(image, target):
+def gradient_loss(image, target, *, smoothed: bool = True):
   """Mean absolute difference of the horizontal and vertical gradients of smoothed images (Eq. 9).
 
-  Smoothing is [1, 2, 1] / 4 along both axes of (..., H, W, C) with repeated edges; gradients are
-  forward differences. (The paper names no filters.) The two means are added.
+  Smoothing is [1, 2, 1] / 4 along both axes of (..., H, W, C) with repeated edges, which does not
+  see what changes from pixel to pixel; gradients are forward differences. (The paper names no
+  filters.) The two means are added. Without it, of the images as they are.
   """
-  difference = smooth(image.astype(jnp.float32) - target.astype(jnp.float32))
+  difference = image.astype(jnp.float32) - target.astype(jnp.float32)
+  if smoothed:
+    difference = smooth(difference)
   return sum(jnp.abs(jnp.diff(difference, axis=axis)).mean() for axis in (-3, -2))
 
 

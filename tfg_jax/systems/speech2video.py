@@ -63,6 +63,7 @@ class LossWeights:
   # terms, so these are the usual ratio of L1 to GAN (pix2pix).
   similarity: float = 100.0
   gradient: float = 100.0
+  smoothed: bool = True  # what Eq. 9 takes gradients of
   # Of Eq. 8. The text wants what is above the nose; the formula prints the other half.
   half: str = 'upper'
 
@@ -384,7 +385,7 @@ class Speech2Video:
         'frame': losses.least_squares(judge('frame_discriminator', fake), 1.0),
         'sync': losses.least_squares(judge('sync_discriminator', heard, fake), 1.0),
         'similarity': losses.half_face_l1(fake, real, weights.half),
-        'gradient': losses.gradient_loss(fake, real),
+        'gradient': losses.gradient_loss(fake, real, smoothed=weights.smoothed),
       }
       total = (
         weights.adversarial * (terms['identity'] + terms['frame'] + terms['sync'])
