@@ -103,3 +103,11 @@ def test_cosine_bce_masks_and_stays_finite():
   each = [float(losses.cosine_bce(audio, video, label, jnp.arange(4) == i)) for i in range(4)]
   np.testing.assert_allclose(each[:3], [0, 100, 100], atol=1e-5)
   assert each[3] > 10  # a perfect match that should not be one
+
+
+def test_stripes_are_seen_by_gradients_that_are_not_smoothed():
+  flat = np.zeros((1, 8, 9, 3), np.float32)
+  stripes = flat + np.where(np.arange(9) % 2, 1, -1)[:, None].astype(np.float32)
+  assert losses.gradient_loss(stripes, flat, smoothed=False) == pytest.approx(2)
+  # All of them are gone but at the two edges, which repeat: a half of the last one is left.
+  assert losses.gradient_loss(stripes, flat) == pytest.approx(2 * 0.5 / 8)
