@@ -103,7 +103,10 @@ def _change_a_value(data, draw):
 def write_mutant(target: Target, name: str, case: int, good: dict, folder: pathlib.Path):
   """Writes the files `good` ({path in the folder: bytes}) with one of them changed."""
   draw = random.Random(f'{name} {case}')
-  chosen = draw.choice([path for path in sorted(good) if path.endswith(target.only)])
+  # By size, as Orbax draws names of its own; half of the cases are for what is large.
+  paths = sorted((path for path in good if path.endswith(target.only)), key=lambda x: len(good[x]))
+  sizes = [len(good[path]) for path in paths]
+  (chosen,) = draw.choices(paths, [size + sum(sizes) / len(sizes) for size in sizes])
   for path, data in good.items():
     place = folder / path
     place.parent.mkdir(parents=True, exist_ok=True)
