@@ -552,7 +552,7 @@ class Speech2Video:
     each = times.shape[1]
     step = speech.steps_at(times, context.shape[1])
     heard = jnp.take_along_axis(context, step[..., None], axis=1)
-    return self._apply(
+    frames = self._apply(
       state,
       'decoder',
       heard.reshape(-1, heard.shape[-1]),
@@ -561,6 +561,7 @@ class Speech2Video:
       train=False,
       method='draw',
     )
+    return jnp.clip(frames, -1, 1)
 
 
 def _standardised(omega, schedule):
