@@ -257,6 +257,29 @@ def test_generate_draws_what_evaluation_sees_from_what_has_been_heard(run):
   assert np.any(cut[:, 36:] != context[:, 36:])
 
 
+def test_colours_may_overshoot_in_losses_and_are_white_or_black_in_pictures(run):
+  system, _, steps = run
+  state = steps[2][1]
+  decoder = state.nets['decoder']
+  out = decoder.params['out'] | {'bias': decoder.params['out']['bias'] + np.array([9.0, -9.0, 0.0])}
+  beyond = dataclasses.replace(decoder, params=decoder.params | {'out': out})
+  state = state.replace(nets=state.nets | {'decoder': beyond})
+  context, identity = np.zeros((1, 4, system.experts.cpc.context), np.float32), np.zeros((1, 8))
+  maps = system._apply(state, 'decoder', identity, train=False, method='inflate')
+  inputs = context[0, :1], np.zeros((1, 8), np.float32), maps
+
+  def red(params):
+    frames = system._apply(state, 'decoder', *inputs, params=params, train=False, method='draw')
+    return frames[..., 0].mean()
+
+  value, gradient = jax.value_and_grad(red)(beyond.params)
+  assert value > 5
+  np.testing.assert_allclose(gradient['out']['bias'], [1, 0, 0], atol=1e-6)
+  frame = system._draw(state, context, inputs[1], maps, np.array([[0.04]]))
+  picture = np.asarray(drawn_faces.to_uint8(frame))
+  assert (picture[..., 0] == 255).all() and (picture[..., 1] == 0).all()
+
+
 def test_a_run_exports_its_experts(run):
   system, _, steps = run
   state = steps[2][1]
