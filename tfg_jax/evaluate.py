@@ -127,10 +127,11 @@ class Evaluation:
     """Evaluates every clip of the split (or the first `evaluation.max_clips`) once."""
     clip_ids, collected = [], []
     for batch in self._batches():
-      real = batch['example_mask']
-      numbers = jax.device_get(self._eval_step(state, self._place.put(batch)))
-      collected.append({name: values[real] for name, values in numbers.items()})
-      clip_ids += [clip.clip_id for clip in self._clips(batch)]
+      batch = self._place.put(batch)
+      rows = {name: batch[name] for name in ('clip_index', 'example_mask')}
+      numbers, rows = self._place.fetch((self._eval_step(state, batch), rows))
+      collected.append({name: values[rows['example_mask']] for name, values in numbers.items()})
+      clip_ids += [clip.clip_id for clip in self._clips(rows)]
     return Results(self._run.evaluation.split, int(state.step), clip_ids, _joined(collected))
 
   def observe(self, state: base.State, judges: dict[str, observers.Observer]) -> Results:
@@ -190,14 +191,13 @@ class Evaluation:
     return _joined(collected)
 
   def show_samples(self, state: base.State, report: reporting.Reporter):
-    """Writes pictures and videos of the split's first clips."""
-    if not self._run.evaluation.samples:
+    """Writes pictures and videos of the split's first clips, in process 0."""
+    count = min(self._run.evaluation.samples, len(self._source))
+    if not count or jax.process_index() != 0:
       return
-    batch = next(iter(self._batches()))
-    # A split may have fewer clips than a batch, which is then filled up.
-    count = min(self._run.evaluation.samples, int(batch['example_mask'].sum()))
-    batch = {name: rows[:count] for name, rows in batch.items()}
-    shown = jax.device_get(self._samples(state, batch))
+    with self._batches(batch_size=count, process_count=1) as batches:
+      batch = next(batches)
+    shown = jax.device_get(self._samples(self._place.here(state), batch))
     wavs = [wav[:n] for wav, n in zip(batch['wav'], batch['num_samples'], strict=True)]
     report.samples(
       marks.Maker(self._run.system, int(state.step), weights=None),
@@ -213,12 +213,12 @@ class Evaluation:
     numbers = batch['clip_index'][batch['example_mask']]
     return [clip_codec.decode(self._source[int(i)]) for i in numbers]
 
-  def _batches(self):
+  def _batches(self, **changes):
     return pipeline.eval_batches(
       self._source,
       sample=self._system.sample_evaluation,
       max_clips=self._run.evaluation.max_clips,
-      **self._run.data.per_process,
+      **{**self._run.data.per_process, **changes},
     )
 
 

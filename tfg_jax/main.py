@@ -73,7 +73,7 @@ def main(argv, values=flags.FLAGS):
   import jax
 
   if values.multihost:
-    jax.distributed.initialize()  # before any device is touched
+    _join(values)
   if plans:
     if values.topology != 'local':
       jax.config.update('jax_platforms', 'cpu')  # the slice's chips are not asked for
@@ -96,12 +96,31 @@ def main(argv, values=flags.FLAGS):
     return
   config = values.config
   with config.unlocked():
-    config.data.root = config.data.root or str(_puppets(workdir, config))
+    config.data.root = config.data.root or str(_puppets(workdir, config, values.multihost))
   if not train.train_and_evaluate(config, workdir):
     sys.exit(errors.EXIT_INTERRUPTED)
 
 
-def _puppets(workdir, config):
+def _join(values):
+  """Finds the other processes, before any device is touched."""
+  import jax
+
+  if values.mode != 'train':
+    raise errors.ConfigError(
+      f'--mode={values.mode} is for one process.', where='--multihost', hint='leave it away.'
+    )
+  try:
+    jax.distributed.initialize()
+  except (RuntimeError, ValueError) as error:
+    raise errors.ConfigError(
+      f'no cluster was found, or not all of its processes: {str(error).splitlines()[0]}',
+      where='--multihost',
+      hint='it is for TPU slices, Kubernetes, Slurm and Open MPI, where every process is started '
+      'with the same command; leave it away on a single machine.',
+    ) from error
+
+
+def _puppets(workdir, config, multihost):
   """Makes the puppets that `data.puppets` describes, where the config names no records."""
   from data_prep import puppet
   from data_prep.puppets.clip import Settings
@@ -111,6 +130,13 @@ def _puppets(workdir, config):
   if not settings:
     raise errors.ConfigError(
       'data.root is empty', where='config', hint='name a record set: --config.data.root=DIR'
+    )
+  if multihost:
+    raise errors.ConfigError(
+      'data.root is empty',
+      where='config',
+      hint='make puppets before: python -m data_prep.puppet --output=DIR; then name them: '
+      '--config.data.root=DIR',
     )
   clips = settings.pop('clips')
   settings = configuration.read_section(Settings, settings, 'data.puppets')

@@ -6,7 +6,7 @@ jit    the program of the whole batch; the compiler splits it over the mesh's 'd
        norm and losses see the global batch, so 1, 2 and 8 devices give the same numbers. The
        default.
 pmap   the program of one device with a named axis; systems average gradients, metrics and batch
-       statistics over it themselves (`axis_name`).
+       statistics over it themselves (`axis_name`). One process alone.
 
 The state is replicated in both, without a leading device axis, so checkpoints do not depend on it.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from tfg_jax import errors
 
@@ -49,6 +50,27 @@ class Partition:
     return {
       name: jax.make_array_from_process_local_data(self.split, rows) for name, rows in batch.items()
     }
+
+  def replicate(self, tree):
+    """Places a tree, the same in every process, whole on every device."""
+
+    def put(x):
+      # Of an array on a device of this process jax.device_put makes one that cannot be saved.
+      if jax.process_count() > 1 and isinstance(x, jax.Array) and x.is_fully_addressable:
+        x = np.asarray(x)
+      return jax.device_put(x, self.whole)
+
+    return jax.tree.map(put, tree)
+
+  def fetch(self, results):
+    """All rows of split arrays, e.g. of what `evaluate` returns, as numpy in every process."""
+    if jax.process_count() > 1:
+      return multihost_utils.process_allgather(results, tiled=True)
+    return jax.device_get(results)
+
+  def here(self, state):
+    """A replicated state on one device of this process, for what no other process computes."""
+    return jax.tree.map(lambda x: x.addressable_data(0), state)
 
   def init(self, function: Callable, *args):
     """Runs an initialiser so that its result is born replicated, on any number of hosts."""
@@ -110,11 +132,19 @@ def build(kind: str, *, batch_size: int, devices=None) -> Partition:
   """A partition over all devices (or the given ones).
 
   Raises:
-    ConfigError: if `kind` is unknown or the global batch does not divide by the device count.
+    ConfigError: if `kind` is unknown, or not for several processes, or the global batch does not
+      divide by the device count.
   """
   if kind not in ('jit', 'pmap'):
     raise errors.ConfigError(
       f'partition is {kind!r}.', where='config.partition', hint="use 'jit' or 'pmap'."
+    )
+  if kind == 'pmap' and jax.process_count() > 1:
+    raise errors.ConfigError(
+      f"partition is 'pmap'; it is for the devices of one process, and here are "
+      f'{jax.process_count()}.',
+      where='config.partition',
+      hint="use 'jit', which gives the same numbers.",
     )
   devices = jax.devices() if devices is None else devices
   if batch_size % len(devices):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 
 from tfg_jax import (
   checkpoints,
@@ -66,7 +67,8 @@ def train_and_evaluate(
     if start >= run.num_steps or system.finished(state):
       reporting.say(f'Nothing left to do: step {start} of {run.num_steps} (config.num_steps).')
       return True
-    trained.save_config(workdir, config)
+    if jax.process_index() == 0:
+      trained.save_config(workdir, config)
     if progress.data_position is not None:
       batches.set_state(progress.data_position)
     _say_plan(run, place, source, state)
@@ -83,6 +85,7 @@ def train_and_evaluate(
       while done < run.num_steps:
         state, metrics = step_fn(state, next(feed))
         done += 1
+        stopping = stop.after(done)
         report.step(done, metrics)
         if done == start + 1:
           _check_limits(run, system, state, metrics)
@@ -106,12 +109,13 @@ def train_and_evaluate(
           report.scalars(done, results.means)
           evaluation.show_samples(state, report)
           summary = system.summary(results.means)
-          results.save(workdir, summary)
+          if jax.process_index() == 0:
+            results.save(workdir, summary)
           reporting.say(f'After step {done}: {summary}')
-          state = system.on_evaluation(state, results.means)
+          state = place.replicate(system.on_evaluation(state, results.means))
           score = results.means.get(system.score)
         is_due = done % run.checkpoint.every == 0 and not int(state.skipped_in_row)
-        if evaluated or is_due or stop.requested:
+        if evaluated or is_due or stopping:
           progress = dataclasses.replace(
             progress, data_position=feed.get_state(), pending_metrics=report.pending()
           )
@@ -121,7 +125,7 @@ def train_and_evaluate(
         if system.finished(state):
           reporting.say(f'The schedule has ended after step {done}.')
           break
-        if stop.requested and done < run.num_steps:
+        if stopping and done < run.num_steps:
           reporting.say(f'Stopped after step {done}; run the same command to go on.')
           return False
     finally:
@@ -167,7 +171,7 @@ def _start(run, system, place, saved, source) -> tuple[base.State, checkpoints.P
     settings = {**run.data.per_process, 'process_index': 0, 'process_count': 1}
     with pipeline.train_batches(source, sample=system.sample, seed=run.seed, **settings) as batches:
       state = system.start(state, sources, batches)
-    return jax.device_put(state, place.whole), checkpoints.Progress(dict(system.sources))
+    return place.replicate(state), checkpoints.Progress(dict(system.sources))
   state, progress = saved.restore_newest(_abstract(run, system, place))
   for name, folder in system.sources.items():
     if name not in progress.sources:
@@ -276,14 +280,22 @@ def _say_done(run, system, results, workdir, seconds):
 
 
 class _StopRequest:
-  """Turns SIGTERM and Ctrl-C into a wish that the loop sees between two steps."""
+  """Turns SIGTERM and Ctrl-C into a wish that the loop sees between two steps.
+
+  Of several processes JAX passes SIGTERM to one on to all, and says after which step they stop.
+  """
 
   def __init__(self):
-    self.requested = False
+    self._requested = False
+    self._alone = jax.process_count() == 1
+
+  def after(self, step: int) -> bool:
+    """Whether to stop after this step; to be asked after each."""
+    return self._requested if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
   def __enter__(self):
     self._previous = {}
-    if threading.current_thread() is threading.main_thread():
+    if self._alone and threading.current_thread() is threading.main_thread():
       for number in (signal.SIGTERM, signal.SIGINT):
         self._previous[number] = signal.signal(number, self._ask)
     return self
@@ -293,7 +305,7 @@ class _StopRequest:
       signal.signal(number, handler)
 
   def _ask(self, number, frame):
-    if self.requested:  # a second Ctrl-C means now
+    if self._requested:  # a second Ctrl-C means now
       raise KeyboardInterrupt
-    self.requested = True
+    self._requested = True
     reporting.say(f'{signal.Signals(number).name}: saving after this step.')

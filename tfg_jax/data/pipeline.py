@@ -14,9 +14,9 @@ and whatever the system's `sample(clip, rng)` returns for each clip, e.g. window
 has a `frame_index` (n,), `frames` and `boxes` hold those frames alone, (B, n, ...) in its order: a
 system that looks at few frames has no others decoded and sent.
 
-The order of training is one endless stream, shuffled anew in every epoch. Global batch k is the
-same set of clips, with the same random choices, for any number of processes and workers; a process
-takes every process_count-th element of it. So the position is one number, the same everywhere.
+The order of training is one endless stream, shuffled anew in every epoch. Global batch k has the
+same rows, with the same random choices, for any number of processes and workers; process p takes
+the p-th part of them. So the position is one number, the same everywhere.
 """
 
 import collections
@@ -85,7 +85,7 @@ def train_batches(
   load = _ClipLoader(source, sample, max_frames, height, width)
   stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(load.train)
   description = {'source': repr(source), 'seed': seed, 'global_batch': batch_size * process_count}
-  batches = stream[process_index::process_count].batch(batch_size, drop_remainder=True)
+  batches = stream.batch(batch_size, drop_remainder=True)[process_index::process_count]
   return BatchIterator(
     batches, description=description, num_workers=num_workers, num_threads=num_threads
   )
@@ -120,9 +120,9 @@ def eval_batches(
   global_batch = batch_size * process_count
   slots = math.ceil(clips / global_batch) * global_batch
   batches = (
-    grain.MapDataset.range(slots)[process_index::process_count]
+    grain.MapDataset.range(slots)
     .map(functools.partial(load.evaluate, clips=clips))
-    .batch(batch_size, drop_remainder=True)
+    .batch(batch_size, drop_remainder=True)[process_index::process_count]
   )
   description = {'source': repr(source), 'clips': clips, 'global_batch': global_batch}
   return BatchIterator(

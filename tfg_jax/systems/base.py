@@ -180,7 +180,8 @@ class System(Protocol):
     """The means of `eval_step` over a split, in a sentence for people."""
 
   def on_evaluation(self, state: State, results: dict[str, float]) -> State:
-    """Schedules that react to validation; called on the host between steps."""
+    """Schedules that react to validation; called on the host between steps. What it changes may
+    be numpy arrays."""
 
   def finished(self, state: State) -> bool:
     """Whether the schedule has ended before `num_steps`."""

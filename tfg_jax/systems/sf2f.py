@@ -269,9 +269,7 @@ class SF2F:
     again = {SETTLING: ('generator',), FUSION: tuple(self._judges)}.get(stage, ())
     nets = dict(state.nets)
     for name in again:
-      zeros = jax.tree.map(
-        lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding), nets[name].opt_state
-      )
+      zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), nets[name].opt_state)
       nets[name] = nets[name].replace(opt_state=zeros)
     return state.replace(nets=nets, stage=stage)
 

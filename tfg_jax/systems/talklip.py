@@ -493,10 +493,7 @@ class TalkLip:
       stage += 1
       if stage == 1 and not self._hears_globally:
         stage = 2  # the local encoder learns from the start
-    schedule = {
-      'best': _like(state.schedule['best'], best),
-      'waited': _like(state.schedule['waited'], waited),
-    }
+    schedule = {'best': np.float32(best), 'waited': np.int32(waited)}
     return state.replace(schedule=schedule, stage=stage)
 
   def finished(self, state: base.State) -> bool:
@@ -538,8 +535,3 @@ class TalkLip:
       variables, batch['wav'], batch['num_samples'], times, rows, train=False
     )
     return self.generator.apply(variables, face, embedding, train=False, method='render')
-
-
-def _like(array, value):
-  """A new scalar where the old one lives."""
-  return jax.device_put(jnp.asarray(value, array.dtype), array.sharding)

@@ -1,0 +1,127 @@
+"""Several processes train as one: the same numbers, one stop for all, and on in other numbers."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from tfg_jax import checkpoints, errors, partition, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.end_to_end
+
+
+class Slurm:
+  """Two processes of one job, as `srun --ntasks=2 COMMAND` starts them on this machine."""
+
+  def __init__(self, log, *arguments):
+    job = random.randrange(1 << 30)  # JAX takes the port from it
+    shared = {
+      'SLURM_JOB_ID': str(job),
+      'SLURM_STEP_NODELIST': 'localhost',
+      'SLURM_NTASKS': '2',
+      'SLURM_STEP_NUM_NODES': '1',
+      'JAX_PLATFORMS': 'cpu',
+    }
+    self.logs = [log.with_suffix(f'.{i}') for i in range(2)]
+    self.processes = []
+    for i, path in enumerate(self.logs):
+      with path.open('w') as file:
+        self.processes.append(
+          subprocess.Popen(
+            [sys.executable, '-m', 'tfg_jax.main', '--multihost', *arguments],
+            cwd=ROOT,
+            env={**os.environ, **shared, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+          )
+        )
+
+  def says(self, line):
+    """Waits until the first process has printed a line that begins so, or is over."""
+    while not re.search(f'^{line}', self.logs[0].read_text(), re.M):
+      assert self.processes[0].poll() is None, self.logs[0].read_text()
+      time.sleep(0.05)
+
+  def wait(self):
+    """The exit statuses."""
+    try:
+      return [process.wait(timeout=300) for process in self.processes]
+    finally:
+      for process in self.processes:
+        process.kill()
+
+
+def command(toy_records, workdir, **changes):
+  flags = {'data.root': toy_records} | changes
+  return (
+    '--config=tests/twins.py:talklip:no_lip',
+    f'--workdir={workdir}',
+    *(f'--config.{name}={value}' for name, value in flags.items()),
+  )
+
+
+def newest(config, workdir):
+  run, system = runs.build(config)
+  place = partition.build('jit', batch_size=2, devices=jax.devices()[:1])
+  with checkpoints.Checkpoints(workdir, run.checkpoint, read_only=True) as saved:
+    abstract = checkpoints.abstract_state(system.init, jax.random.key(0), place.whole)
+    return saved.restore(saved.latest_step, abstract)
+
+
+def assert_same_metrics(left, right, rows):
+  left, right = (
+    [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    for workdir in (left, right)
+  )
+  assert len(left) == len(right) >= rows
+  for a, b in zip(left[-rows:], right[-rows:], strict=True):
+    assert a.keys() == b.keys() and len(a) > 1
+    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_train_as_one_does_on_two_devices(twin, toy_records, tmp_path):
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  job = Slurm(tmp_path / 'log', *command(toy_records, two))
+  assert job.wait() == [0, 0], job.logs[0].read_text()
+  assert train.train_and_evaluate(twin(), one, devices=jax.devices()[:2])
+  (state, progress), (other, position) = (newest(twin(), workdir) for workdir in (one, two))
+  assert int(state.step) == 4 and progress == position
+  # Gloo adds up in another order than XLA does within a process.
+  for a, b in zip(jax.tree.leaves(state.nets), jax.tree.leaves(other.nets), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-6)
+  assert_same_metrics(one, two, rows=6)  # 4 steps, 2 evaluations
+  clips = [(workdir / 'clips.csv').read_text().splitlines() for workdir in (one, two)]
+  names = [[line.split(',')[0] for line in lines] for lines in clips]
+  assert names[0] == names[1] and len(names[0]) == 4
+  shown = [sorted(path.name for path in (workdir / 'samples').iterdir()) for workdir in (one, two)]
+  assert shown[0] == shown[1] and shown[0]
+
+
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(twin, toy_records, tmp_path):
+  changes = {'num_steps': 2000, 'evaluation.every': 2000, 'checkpoint.every': 1000}
+  stopped = tmp_path / 'stopped'
+  job = Slurm(tmp_path / 'log', *command(toy_records, stopped, **changes))
+  job.says('First step after')
+  job.processes[1].send_signal(signal.SIGTERM)
+  assert job.wait() == [errors.EXIT_INTERRUPTED] * 2
+  stop = int(re.search(r'Stopped after step (\d+)', job.logs[0].read_text())[1])
+  before, progress = newest(twin(), stopped)
+  assert int(before.step) == stop < 1000 and progress.data_position['batches'] == stop
+  changes |= {'num_steps': stop + 2, 'evaluation.every': stop + 2}
+  again, alone = (shutil.copytree(stopped, tmp_path / name) for name in ('again', 'alone'))
+  job = Slurm(tmp_path / 'log', *command(toy_records, again, **changes))
+  assert train.train_and_evaluate(twin(**changes), alone, devices=jax.devices()[:1])
+  assert job.wait() == [0, 0], job.logs[0].read_text()
+  assert_same_metrics(again, alone, rows=3)
