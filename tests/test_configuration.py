@@ -75,8 +75,11 @@ def test_a_field_that_no_module_has():
   assert built.encoder == (4, 8)
 
 
-def test_partitions_that_cannot_be():
+def test_partitions_that_cannot_be(monkeypatch):
   with pytest.raises(errors.ConfigError, match="partition is 'shard'"):
     partition.build('shard', batch_size=2)
   with pytest.raises(errors.ConfigError, match='a batch of 3 does not divide over 2 devices'):
     partition.build('jit', batch_size=3, devices=jax.devices()[:2])
+  monkeypatch.setattr(jax, 'process_count', lambda: 4)
+  with pytest.raises(errors.ConfigError, match="partition is 'pmap'; it is for .* here are 4"):
+    partition.build('pmap', batch_size=4)

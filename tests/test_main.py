@@ -66,6 +66,11 @@ def test_help_is_the_docstring_and_the_flags_in_the_order_of_their_sense():
       ('--mode=plan', '--topology=v5e:3x3', '--config=configs/demo.py'),
       "v5e has no slices of shape '3x3'",
     ),
+    (
+      ('--workdir={tmp}/w', '--config=configs/demo.py', '--multihost'),
+      'no cluster was found, or not all of its processes: coordinator_address',
+    ),
+    (('--workdir={tmp}/w', '--mode=evaluate', '--multihost'), '--mode=evaluate is for one process'),
   ],
 )
 def test_what_cannot_work_is_one_message_and_exit_code_2(flags, message, tmp_path):

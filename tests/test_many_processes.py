@@ -1,4 +1,4 @@
-"""Several processes train as one: the same numbers, one stop for all, and on in other numbers."""
+"""Several processes train as one: the same numbers, one stop for all; and others may go on."""
 
 import json
 import os
@@ -63,7 +63,7 @@ class Slurm:
         process.kill()
 
 
-def command(toy_records, workdir, **changes):
+def config_flags(toy_records, workdir, **changes):
   flags = {'data.root': toy_records} | changes
   return (
     '--config=tests/twins.py:talklip:no_lip',
@@ -91,9 +91,15 @@ def assert_same_metrics(left, right, rows):
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4, atol=1e-6)
 
 
+def test_puppets_are_made_before(tmp_path):
+  job = Slurm(tmp_path / 'log', '--config=configs/demo.py', f'--workdir={tmp_path}')
+  assert job.wait() == [2, 2]
+  assert 'make puppets before: python -m data_prep.puppet' in job.logs[0].read_text()
+
+
 def test_two_processes_train_as_one_does_on_two_devices(twin, toy_records, tmp_path):
   one, two = tmp_path / 'one', tmp_path / 'two'
-  job = Slurm(tmp_path / 'log', *command(toy_records, two))
+  job = Slurm(tmp_path / 'log', *config_flags(toy_records, two))
   assert job.wait() == [0, 0], job.logs[0].read_text()
   assert train.train_and_evaluate(twin(), one, devices=jax.devices()[:2])
   (state, progress), (other, position) = (newest(twin(), workdir) for workdir in (one, two))
@@ -112,7 +118,7 @@ def test_two_processes_train_as_one_does_on_two_devices(twin, toy_records, tmp_p
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(twin, toy_records, tmp_path):
   changes = {'num_steps': 2000, 'evaluation.every': 2000, 'checkpoint.every': 1000}
   stopped = tmp_path / 'stopped'
-  job = Slurm(tmp_path / 'log', *command(toy_records, stopped, **changes))
+  job = Slurm(tmp_path / 'log', *config_flags(toy_records, stopped, **changes))
   job.says('First step after')
   job.processes[1].send_signal(signal.SIGTERM)
   assert job.wait() == [errors.EXIT_INTERRUPTED] * 2
@@ -121,7 +127,7 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(twin, toy_records, tmp
   assert int(before.step) == stop < 1000 and progress.data_position['batches'] == stop
   changes |= {'num_steps': stop + 2, 'evaluation.every': stop + 2}
   again, alone = (shutil.copytree(stopped, tmp_path / name) for name in ('again', 'alone'))
-  job = Slurm(tmp_path / 'log', *command(toy_records, again, **changes))
+  job = Slurm(tmp_path / 'log', *config_flags(toy_records, again, **changes))
   assert train.train_and_evaluate(twin(**changes), alone, devices=jax.devices()[:1])
   assert job.wait() == [0, 0], job.logs[0].read_text()
   assert_same_metrics(again, alone, rows=3)

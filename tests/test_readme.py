@@ -52,8 +52,15 @@ _COMMAND = re.compile(r'(python3?|pip|pytest|git|gcloud|bash|\.ci/\w+)( |$)|(-m|
 _INSTALLS = re.compile(r'pip install -e "\.\[(\w+)\]"')
 _TESTS = re.compile(r'pytest|(?:pytest )?-m (\w+)')
 _ELSEWHERE = {
-  'gcloud compute tpus tpu-vm ssh NAME --worker=all '
-  '--command="python -m tfg_jax.main --multihost ..."': 'asks for a TPU slice',
+  'gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all '
+  '--command="python -m tfg_jax.main --multihost --config=CONFIG --workdir=DIR"': 'asks for a TPU '
+  'slice',
+  'xpk workload create --cluster=CLUSTER --workload=NAME --docker-image=IMAGE '
+  '--tpu-type=v5litepod-64 '
+  '--command="python -m tfg_jax.main --multihost --config=CONFIG --workdir=DIR"': 'asks for GKE',
+  'srun --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 '
+  'python -m tfg_jax.main --multihost --config=CONFIG --workdir=DIR': 'asks for Slurm; '
+  'test_many_processes.py starts two processes with what it sets',
   '-- --runner=FlinkRunner --flink_master=HOST:8081': 'asks for a Flink cluster; test_prepare.py '
   'has another runner of Beam make the same records',
   '.ci/run': 'runs this test, in an environment of its own',
