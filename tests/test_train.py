@@ -35,7 +35,7 @@ def steps_on(config, devices, count=3):
   for batch in batches:
     state, metrics = step(state, place.put(batch))
     rows.append(jax.device_get(metrics))
-    state = system.on_evaluation(state, {system.score: 1.0})
+    state = place.replicate(system.on_evaluation(state, {system.score: 1.0}))
   numbers = jax.device_get(place.evaluate(system.eval_step)(state, place.put(batches[0])))
   return step, state, rows, numbers
 
