@@ -20,12 +20,14 @@ from tfg_jax import (
   errors,
   evaluate,
   observers,
+  partition,
   train,
 )
 from tfg_jax.data import pipeline, records
 from tfg_jax.features import video as video_features
 from tfg_jax.metrics import image, sync
 from tfg_jax.networks import conformer, mvm
+from tfg_jax.systems import base
 
 
 @pytest.fixture(scope='module')
@@ -326,6 +328,22 @@ def test_evaluate_puts_every_row_before_every_observer(
     rows = list(csv.DictReader(file))
   assert [row['clip_id'] for row in rows] == ['clip0008', 'clip0009', 'clip0010']
   assert float(rows[1]['generated/wer1']) == results.numbers['generated/wer1'][1]
+
+
+def test_samples_are_the_first_clips_once_each(twin):
+  """More than a batch holds and than are evaluated, and no more than there are."""
+  run = configuration.resolve(twin(**{'evaluation.samples': 5, 'evaluation.max_clips': 1}))
+  place = partition.build('jit', batch_size=2, devices=jax.devices()[:2])
+  system = types.SimpleNamespace(
+    eval_step=lambda state, batch: {},
+    sample_evaluation=lambda clip, rng: {},
+    samples=lambda state, batch: {'strips': batch['clip_index'], 'videos': batch['frames']},
+  )
+  shown = []
+  report = types.SimpleNamespace(samples=lambda maker, strips, *rest, **rates: shown.extend(strips))
+  state = place.replicate(base.State.create(jax.random.key(0), {}))
+  evaluate.Evaluation(run, system, place).show_samples(state, report)
+  assert shown == [0, 1, 2]
 
 
 def test_no_number_takes_the_place_of_another():

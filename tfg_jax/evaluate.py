@@ -195,7 +195,7 @@ class Evaluation:
     count = min(self._run.evaluation.samples, len(self._source))
     if not count or jax.process_index() != 0:
       return
-    with self._batches(batch_size=count, process_count=1) as batches:
+    with self._batches(batch_size=count, max_clips=count, process_count=1) as batches:
       batch = next(batches)
     shown = jax.device_get(self._samples(self._place.here(state), batch))
     wavs = [wav[:n] for wav, n in zip(batch['wav'], batch['num_samples'], strict=True)]
@@ -214,11 +214,9 @@ class Evaluation:
     return [clip_codec.decode(self._source[int(i)]) for i in numbers]
 
   def _batches(self, **changes):
+    settings = {'max_clips': self._run.evaluation.max_clips, **self._run.data.per_process}
     return pipeline.eval_batches(
-      self._source,
-      sample=self._system.sample_evaluation,
-      max_clips=self._run.evaluation.max_clips,
-      **{**self._run.data.per_process, **changes},
+      self._source, sample=self._system.sample_evaluation, **{**settings, **changes}
     )
 
 
