@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tfg_jax import checkpoints, configuration, systems, trained
+from tfg_jax import checkpoints, configuration, partition, systems, trained
 from tfg_jax.data import pipeline, records
 
 
@@ -21,6 +21,15 @@ def first_batch(run, sample, batches=pipeline.train_batches, **settings):
   source = records.RecordSource(run.data.root, 'train')
   with batches(source, sample=sample, **settings, **run.data.per_process) as stream:
     return next(stream)
+
+
+def newest(config, workdir):
+  """(state, progress) of a workdir's newest checkpoint, on one device."""
+  run, system = build(config)
+  place = partition.build('jit', batch_size=run.data.batch_size, devices=jax.devices()[:1])
+  with checkpoints.Checkpoints(workdir, run.checkpoint, read_only=True) as saved:
+    abstract = checkpoints.abstract_state(system.init, jax.random.key(0), place.whole)
+    return saved.restore(saved.latest_step, abstract)
 
 
 def noisy_state(system, seed=0):

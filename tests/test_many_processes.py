@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import runs
 
-from tfg_jax import checkpoints, errors, partition, train
+from tfg_jax import errors, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.end_to_end
@@ -72,14 +72,6 @@ def config_flags(toy_records, workdir, **changes):
   )
 
 
-def newest(config, workdir):
-  run, system = runs.build(config)
-  place = partition.build('jit', batch_size=2, devices=jax.devices()[:1])
-  with checkpoints.Checkpoints(workdir, run.checkpoint, read_only=True) as saved:
-    abstract = checkpoints.abstract_state(system.init, jax.random.key(0), place.whole)
-    return saved.restore(saved.latest_step, abstract)
-
-
 def assert_same_metrics(left, right, rows):
   left, right = (
     [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
@@ -102,7 +94,7 @@ def test_two_processes_train_as_one_does_on_two_devices(twin, toy_records, tmp_p
   job = Slurm(tmp_path / 'log', *config_flags(toy_records, two))
   assert job.wait() == [0, 0], job.logs[0].read_text()
   assert train.train_and_evaluate(twin(), one, devices=jax.devices()[:2])
-  (state, progress), (other, position) = (newest(twin(), workdir) for workdir in (one, two))
+  (state, progress), (other, position) = (runs.newest(twin(), workdir) for workdir in (one, two))
   assert int(state.step) == 4 and progress == position
   # Gloo adds up in another order than XLA does within a process.
   for a, b in zip(jax.tree.leaves(state.nets), jax.tree.leaves(other.nets), strict=True):
@@ -123,7 +115,7 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(twin, toy_records, tmp
   job.processes[1].send_signal(signal.SIGTERM)
   assert job.wait() == [errors.EXIT_INTERRUPTED] * 2
   stop = int(re.search(r'Stopped after step (\d+)', job.logs[0].read_text())[1])
-  before, progress = newest(twin(), stopped)
+  before, progress = runs.newest(twin(), stopped)
   assert int(before.step) == stop < 1000 and progress.data_position['batches'] == stop
   changes |= {'num_steps': stop + 2, 'evaluation.every': stop + 2}
   again, alone = (shutil.copytree(stopped, tmp_path / name) for name in ('again', 'alone'))

@@ -12,8 +12,6 @@ import pytest
 import runs
 from forked import Forked, train
 
-from tfg_jax import checkpoints, partition
-
 pytestmark = pytest.mark.faults
 
 STEPS, EVERY, KILLS = 180, 3, 21
@@ -38,14 +36,6 @@ def unbroken(config, tmp_path_factory):
   code, printed = Forked(workdir / 'log', train, json.dumps(config.to_dict()), str(workdir)).wait()
   assert code == 0 and printed.strip().endswith('True'), printed
   return workdir
-
-
-def final(config, workdir):
-  run, system = runs.build(config)
-  place = partition.build('jit', batch_size=2, devices=jax.devices()[:1])
-  with checkpoints.Checkpoints(workdir, run.checkpoint, read_only=True) as saved:
-    abstract = checkpoints.abstract_state(system.init, jax.random.key(0), place.whole)
-    return saved.restore(saved.latest_step, abstract)
 
 
 def is_saving(workdir):
@@ -91,8 +81,8 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(config, unbroken
   ).wait()
   assert code == 0 and printed.strip().endswith('True'), printed
 
-  state, progress = final(config, tmp_path)
-  expected, whole = final(config, unbroken)
+  state, progress = runs.newest(config, tmp_path)
+  expected, whole = runs.newest(config, unbroken)
   assert int(state.step) == STEPS
   assert progress == whole
   for actual, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
