@@ -34,6 +34,11 @@ def newest(config, workdir):
 
 def noisy_state(system, seed=0):
   """A state of noise: as good as what `init` gives, whose compilation takes longer than a step."""
+  return noise(jax.eval_shape(system.init, jax.random.key(0)), seed)
+
+
+def noise(state, seed=0):
+  """A state of noise in the shapes of `state`; its statistics and optimisers are fresh."""
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):
@@ -51,7 +56,6 @@ def noisy_state(system, seed=0):
       noise *= 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
     return noise.astype(leaf.dtype)
 
-  state = jax.eval_shape(system.init, jax.random.key(0))
   return jax.tree_util.tree_map_with_path(fill, state)
 
 

@@ -7,7 +7,8 @@ import runs
 
 from configs import davs, lip_expert, sf2f, speech2video, sync_expert, talklip
 from tfg_jax import errors, partition, plan, pretrained, slices
-from tfg_jax.plan import Collective, Cost, NoMemoryError
+from tfg_jax.hlo import Collective
+from tfg_jax.plan import Cost, NoMemoryError
 from tfg_jax.systems import lip_expert as lip_systems
 
 GIB = 2**30
@@ -110,35 +111,37 @@ def test_the_search_for_the_largest_batch_ends_at_it(fixed, per_clip, asked):
   assert len(tried) <= 4
 
 
+@pytest.mark.parametrize(
+  ('message', 'total', 'limit'),
+  [
+    ('Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.', 20.5, 15.75),
+    (
+      'Ran out of memory on HBM, the total memory required for HLO temporaries (46.76G) exceeds '
+      'available HBM (15.75G). HLO module: jit_step.',
+      46.76,
+      15.75,
+    ),
+  ],
+)
+def test_what_the_compiler_says_of_too_large_a_batch_is_understood(
+  twin, monkeypatch, message, total, limit
+):
+  class Lowered:
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {message}')
+
+  monkeypatch.setattr(partition.Partition, 'lower', lambda *args: Lowered())
+  step = plan.Step.of(runs.build(twin())[0], slices.find('local'), None)
+  with pytest.raises(NoMemoryError) as caught:
+    step.compile(1)
+  assert (caught.value.total, caught.value.limit) == (total * GIB, limit * GIB)
+
+
 def test_where_not_one_clip_fits_the_search_says_so():
   tried = {4: NoMemoryError(40 * GIB, 16 * GIB)}
   while (batch := plan.next_batch(tried, 10 * GIB, 16 * GIB)) is not None:
     tried[batch] = NoMemoryError((10 + 8 * batch) * GIB, 16 * GIB)
   assert plan.bounds(tried) == (0, 1)
-
-
-# Collectives
-
-HLO = """
-  %x = f32[8,8]{1,0:T(8,128)} add(%a, %b), metadata={op_name="jit(step)/all-reduce"}
-  %r.1 = (f32[64]{0:T(128)S(1)}, bf16[3,3,4]{2,1,0:T(4)(2,1)}) all-reduce(%p, %q), \
-channel_id=1, metadata={op_name="jit(step)/(jvp(norm)/sum:transpose(jvp(net))/conv)"}
-  %r.2 = f32[] all-reduce(%r), channel_id=2, to_apply=%add
-  %g = (f32[2,8]{1,0}, f32[4,8]{1,0}) all-gather-start(%s), channel_id=3, dimensions={0}
-  %d = f32[4,8]{1,0} all-gather-done(%g)
-  %r.9 = f32[] all-reduce(%r), channel_id=2, to_apply=%add.1
-  ROOT %p.1 = pred[6]{0} collective-permute(%t), source_target_pairs={{0,1}}
-"""
-
-
-def test_what_collectives_exchange_is_listed_once():
-  assert plan.collectives(HLO) == (
-    Collective('all-reduce', 64, 64 * 4, 'jit(step)/jvp(norm)/sum'),
-    Collective('all-reduce', 36, 36 * 2, 'jit(step)/transpose(jvp(net))/conv'),
-    Collective('all-reduce', 1, 4, ''),
-    Collective('all-gather', 32, 128, ''),
-    Collective('collective-permute', 6, 6, ''),
-  )
 
 
 # Shapes without records and weights
@@ -162,8 +165,10 @@ def test_made_up_rows_have_the_shapes_of_real_ones(module, variant, toy_records)
   config.data.root = str(toy_records)
   run, system = runs.build(config)
   real = runs.first_batch(run, system.sample, seed=0)
-  real = jax.eval_shape(lambda x: jax.tree.map(lambda rows: rows[0], x), real)
-  assert plan.clip_shapes(run, system) == real
+  made_up = plan.made_up_batch(run, system)
+  assert {name: (x.shape[1:], x.dtype) for name, x in made_up.items()} == {
+    name: (x.shape[1:], x.dtype) for name, x in real.items()
+  }
 
 
 @pytest.fixture

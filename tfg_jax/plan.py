@@ -24,6 +24,7 @@ import numpy as np
 from tfg_jax import (
   configuration,
   errors,
+  hlo,
   networks,
   partition,
   pretrained,
@@ -37,28 +38,14 @@ from tfg_jax.data import clip_codec, pipeline, records, vocabulary
 from tfg_jax.pytorch import converted
 from tfg_jax.systems import base, lip_expert
 
-_KINDS = (
-  *('all-reduce', 'all-gather', 'all-to-all', 'ragged-all-to-all', 'reduce-scatter'),
-  *('collective-broadcast', 'collective-permute'),
-)
-_COLLECTIVE = re.compile(rf' = (\S.*?) ({"|".join(_KINDS)})(-start)?\((.*)')
-_ARRAY = re.compile(r'\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
-_COMBINED = re.compile(r'(.*?/)\((.*)\)')  # 'jit(step)/(this:that)'
 _KERNEL_GRADIENT = re.compile(r'transpose\(.*/(conv_general_dilated|dot_general)$')
-_NO_MEMORY = re.compile(r'Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm')
+_NO_MEMORY = re.compile(  # as libtpu has it of a whole program, or already of its temporaries
+  r'Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm'
+  r'|temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)'
+)
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
 _SHOWN = 8  # collectives, of those that should not be
 _CONFIG_FILE = re.compile(r'(.+\.py)(?::(.+))?')
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-  """An array that chips exchange in a compiled program."""
-
-  kind: str  # 'all-reduce', ...
-  count: int  # numbers
-  size: int  # bytes
-  source: str  # the operation of the step that it comes from; '' where that is not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +57,8 @@ class Cost:
   temporaries: int  # bytes
   total: int  # bytes: both, outputs that take no argument's place, and the program
   flops: float
-  traffic: float  # bytes that operations read from memory and write to it
-  collectives: tuple[Collective, ...]
+  traffic: float  # bytes, see `hlo.traffic`
+  collectives: tuple[hlo.Collective, ...]
 
   @property
   def reduced(self) -> int:
@@ -127,7 +114,11 @@ class Step:
         hint=f'this config has {", ".join(map(str, stages))}.',
       )
     state = state.replace(stage=system.last_stage if stage is None else stage)
-    return cls(system, place, state, clip_shapes(run, system))
+    clip = {
+      name: jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+      for name, rows in made_up_batch(run, system).items()
+    }
+    return cls(system, place, state, clip)
 
   def compile(self, batch: int) -> Cost:
     """Compiles it for so many clips per chip.
@@ -146,9 +137,14 @@ class Step:
       found = _NO_MEMORY.search(str(error))
       if not found:
         raise
-      numbers = [float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3)]
+      total, unit, limit, of = filter(None, found.groups())
+      numbers = float(total) * _UNITS[unit], float(limit) * _UNITS[of]
       raise NoMemoryError(*numbers) from error
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, costs, text = (
+      compiled.memory_analysis(),
+      compiled.cost_analysis(),
+      compiled.as_text(),
+    )
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Cost(
       batch=batch,
@@ -159,8 +155,8 @@ class Step:
       + memory.generated_code_size_in_bytes
       + new,
       flops=costs['flops'],
-      traffic=costs['bytes accessed'],
-      collectives=collectives(compiled.as_text()),
+      traffic=hlo.traffic(text),
+      collectives=hlo.collectives(text),
     )
 
   @functools.cached_property
@@ -168,7 +164,7 @@ class Step:
     """Of everything that a chip keeps from step to step."""
     return sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(self.state))
 
-  def unexplained(self, cost: Cost) -> list[Collective]:
+  def unexplained(self, cost: Cost) -> list[hlo.Collective]:
     """What is exchanged besides gradients, batch statistics and single numbers."""
     known = {math.prod(x.shape) for x in jax.tree.leaves(self.state.nets)} | {1}
 
@@ -286,7 +282,7 @@ def report(step: Step, cost: Cost, on: slices.Slice) -> str:
     rate = cost.batch * len(on.devices) / seconds[bound]
     lines.append(
       f'step             {seconds[bound] * 1e3:.1f} ms at best, bound by {bound}: '
-      f'{rate:.0f} clips/s of the slice'
+      f'{rate:.0f} clips/s of the slice, {seconds["compute"] / seconds[bound]:.0%} of peak FLOPs'
     )
   for kind in sorted({x.kind for x in cost.collectives}):
     same = [x for x in cost.collectives if x.kind == kind]
@@ -310,37 +306,6 @@ def _mega(exchanged) -> str:
   return f'{sum(x.size for x in exchanged) / 1e6:.3f} MB'
 
 
-def collectives(hlo: str) -> tuple[Collective, ...]:
-  """The arrays that come out of the collectives of a compiled program's text."""
-  found = {}
-  for number, line in enumerate(hlo.splitlines()):
-    match = _COLLECTIVE.search(line)
-    if not match:
-      continue
-    shape, kind, starts, rest = match.groups()
-    arrays = [
-      (math.prod(map(int, filter(None, lengths.split(',')))), int(bits or 8))
-      for bits, lengths in _ARRAY.findall(shape)
-    ]
-    if starts and kind != 'all-reduce':  # what goes in stands before what comes out
-      arrays = arrays[len(arrays) // 2 :]
-    name = re.search(r'op_name="([^"]*)"', rest)
-    sources = _sources(name[1] if name else '', len(arrays))
-    channel = re.search(r'channel_id=(\d+)', rest)  # some stand in several fusions
-    found[channel[1] if channel else f'line {number}'] = [
-      Collective(kind, count, count * bits // 8, source)
-      for (count, bits), source in zip(arrays, sources, strict=True)
-    ]
-  return tuple(x for exchanged in found.values() for x in exchanged)
-
-
-def _sources(name: str, count: int) -> list[str]:
-  """The operations whose arrays are exchanged together; the name of all where they differ."""
-  combined = _COMBINED.fullmatch(name)
-  names = [combined[1] + part for part in combined[2].split(':')] if combined else []
-  return names if len(names) == count else [name] * count
-
-
 # --------------------------------------------------------------------------------------------------
 # Shapes without records and weights
 # --------------------------------------------------------------------------------------------------
@@ -360,8 +325,8 @@ def state_shapes(system: base.System) -> base.State:
   return jax.eval_shape(start, state, {name: x.nets for name, x in sources.items()})
 
 
-def clip_shapes(run: configuration.Run, system: base.System) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of one row of a training batch, from a made-up record."""
+def made_up_batch(run: configuration.Run, system: base.System) -> dict[str, np.ndarray]:
+  """One row of a training batch, from a made-up record: grey frames, noise to hear."""
   data = run.data
   info = records.DatasetInfo(
     corpus='made_up',
@@ -379,8 +344,7 @@ def clip_shapes(run: configuration.Run, system: base.System) -> dict[str, jax.Sh
     settings = {**data.per_process, 'batch_size': 1}
     source = records.RecordSource(root, 'train')
     with pipeline.train_batches(source, sample=system.sample, seed=0, **settings) as batches:
-      batch = next(batches)
-  return jax.eval_shape(lambda x: {name: rows[0] for name, rows in x.items()}, batch)
+      return next(batches)
 
 
 def _made_up(data: configuration.Data) -> clip_codec.Clip:

@@ -210,8 +210,11 @@ class TalkLip:
   @functools.cached_property
   def _reader(self) -> lip_expert.Reader:
     reader = lip_expert.read(self.settings.expert)
-    encoder = reader.module.encoder.clone(feature_grad_mult=self.settings.feature_grad_mult)
-    return dataclasses.replace(reader, module=reader.module.clone(encoder=encoder))
+    encoder, decoder = reader.module.encoder, reader.module.decoder
+    dtype = self.generator.dtype  # whatever the expert was trained in
+    encoder = encoder.clone(feature_grad_mult=self.settings.feature_grad_mult, dtype=dtype)
+    module = reader.module.clone(encoder=encoder, decoder=decoder.clone(dtype=dtype))
+    return dataclasses.replace(reader, module=module)
 
   @property
   def sources(self) -> dict[str, str]:
