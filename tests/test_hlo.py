@@ -16,6 +16,10 @@ channel_id=1, metadata={op_name="jit(step)/(jvp(norm)/sum:transpose(jvp(net))/co
   %g = (f32[2,8]{1,0}, f32[4,8]{1,0}) all-gather-start(%s), channel_id=3, dimensions={0}
   %d = f32[4,8]{1,0} all-gather-done(%g)
   %r.9 = f32[] all-reduce(%r), channel_id=2, to_apply=%add.1
+  %k = f32[2,3]{1,0} fusion(%t), metadata={op_name="jit(step)/transpose(jvp(net))/dot_general"}
+  %k.1 = f32[3,2]{1,0} bitcast(%k)
+  %r.3 = (f32[2,3]{1,0}, f32[5]{0}) all-reduce(%k.1, %u), channel_id=4, \
+metadata={op_name="jit(step)/(transpose(jvp(net))/dot_gen"}
   ROOT %p.1 = pred[6]{0} collective-permute(%t), source_target_pairs={{0,1}}
 """
 
@@ -26,6 +30,8 @@ def test_what_collectives_exchange_is_listed_once():
     Collective('all-reduce', 36, 36 * 2, 'jit(step)/transpose(jvp(net))/conv'),
     Collective('all-reduce', 1, 4, ''),
     Collective('all-gather', 32, 128, ''),
+    Collective('all-reduce', 6, 24, 'jit(step)/transpose(jvp(net))/dot_general'),
+    Collective('all-reduce', 5, 20, 'jit(step)/(transpose(jvp(net))/dot_gen'),
     Collective('collective-permute', 6, 6, ''),
   )
 

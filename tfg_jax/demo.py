@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from tfg_jax import errors, generate, marks, media, synthetic_video
+from tfg_jax import errors, generate, host, marks, media, synthetic_video
 
 _MEDIA = {'video': 'a video', 'image': 'a picture', 'audio': 'speech'}
 _PUPPETS = 3
@@ -396,6 +396,7 @@ def define_flags(values=flags.FLAGS):
 
 def main(argv, values=flags.FLAGS):
   errors.check_arguments(argv, values, 'workdir')
+  host.prepare()
   choices = open_runs(values.workdir)
   port = _free_port(values.host, values.port)
   with tempfile.TemporaryDirectory(prefix='tfg_jax_') as folder:

@@ -347,8 +347,9 @@ def main(argv, values=flags.FLAGS):
     _inspect(values)
     return
   errors.check_arguments(argv, values, 'workdir')
-  from tfg_jax import trained
+  from tfg_jax import host, trained
 
+  host.prepare()
   system, draws = what_draws(values.workdir)
   request = read_request(draws, system, values)
   request.check()  # before a checkpoint is loaded, which takes longer

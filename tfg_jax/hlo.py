@@ -14,6 +14,7 @@ _COLLECTIVE = re.compile(rf' = (\S.*?) ({"|".join(_KINDS)})(-start)?\((.*)')
 # from minor to major, the tiles, and the memory (the main one where none is named).
 _ARRAY = re.compile(r'\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([\d,]*)(:\S*?)?\})?')
 _COMBINED = re.compile(r'(.*?/)\((.*)\)')  # 'jit(step)/(this:that)'
+_MADE = re.compile(r'^\s*(?:ROOT )?%(\S+) = .+? ([a-z][\w-]*)\(%([\w.-]+)(?:.*op_name="([^"]*)")?')
 _COMPUTATION = re.compile(r'^(?:ENTRY )?%(\S+) \(.*\{$')
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%(\S+) = (.+?) ([a-z][\w-]*)\((.*)')
 _CALLED = re.compile(r'\b(?:calls|to_apply|body|condition)=%([\w.-]+)')
@@ -21,6 +22,7 @@ _BRANCHES = re.compile(r'\bbranch_computations=\{(.*?)\}')
 _TRIPS = re.compile(r'known_trip_count\D*(\d+)')
 # These name what is there, or begin what another one ends.
 _STILL = re.compile(r'parameter|constant|tuple|get-tuple-element|bitcast|after-all|.*-start')
+_MOVES = ('bitcast', 'copy', 'copy-start', 'copy-done', 'get-tuple-element')
 _CUTS = ('dynamic-slice', 'slice', 'gather', 'dynamic-update-slice')  # they take or change a part
 
 
@@ -42,7 +44,9 @@ class Collective:
 def collectives(text: str) -> tuple[Collective, ...]:
   """The arrays that come out of the collectives of a compiled program's text."""
   found = {}
-  for number, line in enumerate(text.splitlines()):
+  lines = text.splitlines()
+  made = {x[1]: x for x in map(_MADE.match, lines) if x}
+  for number, line in enumerate(lines):
     match = _COLLECTIVE.search(line)
     if not match:
       continue
@@ -54,7 +58,8 @@ def collectives(text: str) -> tuple[Collective, ...]:
     if starts and kind != 'all-reduce':  # what goes in stands before what comes out
       arrays = arrays[len(arrays) // 2 :]
     name = re.search(r'op_name="([^"]*)"', rest)
-    sources = _sources(name[1] if name else '', len(arrays))
+    operands = [_origin(x, made) for x in re.findall(r'%([\w.-]+)', rest.split(')')[0])]
+    sources = _sources(name[1] if name else '', operands, len(arrays))
     channel = re.search(r'channel_id=(\d+)', rest)  # some stand in several fusions
     found[channel[1] if channel else f'line {number}'] = [
       Collective(kind, count, count * bits // 8, source)
@@ -63,11 +68,24 @@ def collectives(text: str) -> tuple[Collective, ...]:
   return tuple(x for exchanged in found.values() for x in exchanged)
 
 
-def _sources(name: str, count: int) -> list[str]:
-  """The operations whose arrays are exchanged together; the name of all where they differ."""
+def _origin(name: str, made: dict[str, re.Match]) -> str:
+  """The operation that an array comes from, where it was moved or read in another shape since."""
+  while name in made:
+    _, kind, operand, source = made[name].groups()
+    if source or kind not in _MOVES:
+      return source or ''
+    name = operand
+  return ''
+
+
+def _sources(name: str, operands: list[str], count: int) -> list[str]:
+  """The operations whose arrays are exchanged together, by the names of all and of each operand."""
   combined = _COMBINED.fullmatch(name)
   names = [combined[1] + part for part in combined[2].split(':')] if combined else []
-  return names if len(names) == count else [name] * count
+  if len(names) == count:
+    return names
+  # The compiler cuts long names off. An operand that has none is called as all together.
+  return [x or name for x in operands] if len(operands) == count else [name] * count
 
 
 # --------------------------------------------------------------------------------------------------

@@ -81,8 +81,9 @@ def main(argv, values=flags.FLAGS):
 
     plan.plan(values.config, values.topology, stage=values.stage, compiles=values.compiles)
     return
-  from tfg_jax import evaluate, run_report, train, trained
+  from tfg_jax import evaluate, host, run_report, train, trained
 
+  host.prepare()
   workdir = pathlib.Path(values.workdir).absolute()
   if values.mode == 'evaluate':
     was = trained.read_config(workdir)

@@ -6,7 +6,8 @@ step       a training step of generator and discriminator, without the expert (c
            no_lip), 20 faces of 4 clips
 generate   all faces of a clip of 3 s drawn to speech; PyTorch is given its log-mels
 
-Both in float32. Losses and faces of both are compared first: the work is the same.
+Both in float32, in one process that keeps its memory as tfg_jax's commands do. Losses and faces of
+both are compared: the work is the same.
 """
 
 import dataclasses
@@ -20,9 +21,9 @@ from torch.nn import functional
 
 from configs import talklip
 from tests import runs
-from tests.benchmarks import timing
+from tests.benchmarks import inputs, timing
 from tests.torch_twins import talklip as twins
-from tfg_jax import partition, plan, pytorch, train
+from tfg_jax import host, partition, pytorch, train
 from tfg_jax.features import audio
 from tfg_jax.systems import mouths
 
@@ -41,9 +42,14 @@ class Twins:
   @classmethod
   def of(cls, system, state) -> 'Twins':
     settings = system.settings
+    face = {
+      **settings.face,
+      'audio': settings.audio_encoder,
+      'features': settings.contrastive_features,
+    }
     players = []
     for build, section, network in (
-      (twins.TalkLip, {**settings.face, 'audio': settings.audio_encoder}, 'talklip_generator'),
+      (twins.TalkLip, face, 'talklip_generator'),
       (twins.TalkLipDiscQual, settings.discriminator, 'talklip_discriminator'),
     ):
       tensors = pytorch.to_torch(network, system.export(state, network))
@@ -86,14 +92,6 @@ def nchw(x):
   return torch.tensor(np.asarray(x).transpose(0, 3, 1, 2).copy())
 
 
-def noisy_batch(run, system, rng):
-  """A made-up batch of noise: of grey frames every feature would be normalised to zero."""
-  (row,) = ({name: x[0] for name, x in plan.made_up_batch(run, system).items()},)
-  batch = {name: np.stack([x] * run.data.batch_size) for name, x in row.items()}
-  batch['frames'] = rng.integers(0, 256, batch['frames'].shape, np.uint8)
-  return batch
-
-
 def log_mels(wav, num_samples, times):
   """(N, 80, 16, 1) of the frames at `times` (B, n) s."""
   mel = audio.mel_windows(wav, num_samples, times)
@@ -107,14 +105,13 @@ def training_step(config, rounds: int) -> str:
     AssertionError: if the losses of the two differ.
   """
   run, system = runs.build(config)
-  rng = np.random.default_rng(0)
-  batch = noisy_batch(run, system, rng)
+  batch = inputs.noisy_batch(run, system, run.data.batch_size)
   state = runs.noisy_state(system)
   target, face, index, _ = mouths.window_inputs(
     batch, system.settings.window_frames, system.face_size
   )
   mel = log_mels(batch['wav'], batch['num_samples'], index / mouths.FPS)
-  theirs, inputs = Twins.of(system, state), [nchw(x) for x in (face, mel, target)]
+  theirs, given = Twins.of(system, state), [nchw(x) for x in (face, mel, target)]
 
   place = partition.build('jit', batch_size=run.data.batch_size, devices=jax.devices()[:1])
   step = place.train(train.skip_bad_steps(system.train_step))
@@ -126,7 +123,7 @@ def training_step(config, rounds: int) -> str:
     held, metrics = step(held, batch)
     terms.append({name: float(x) for name, x in metrics.items()})
 
-  calls = {'tfg_jax': ours, 'pytorch': lambda: terms.append(theirs.step(*inputs))}
+  calls = {'tfg_jax': ours, 'pytorch': lambda: terms.append(theirs.step(*given))}
   seconds = timing.in_turn(calls, rounds)
   for name, value in terms[1].items():
     np.testing.assert_allclose(terms[0][name], value, rtol=1e-3, err_msg=name)
@@ -145,7 +142,7 @@ def whole_clip(config, rounds: int) -> str:
   count, size = mouths.FPS * SECONDS, system.face_size
   pictures = rng.integers(0, 256, (2, count, size, size, 3), np.uint8)
   wav = rng.integers(-20_000, 20_000, SECONDS * audio.SAMPLE_RATE, np.int16)
-  inputs = {
+  clip = {
     'faces': pictures[0],
     'identity': pictures[1],
     'wav': wav,
@@ -154,12 +151,12 @@ def whole_clip(config, rounds: int) -> str:
   }
   target, identity = (x[..., ::-1] / np.float32(255) for x in pictures)
   face = mouths.pose_and_identity(jax.numpy.asarray(target), identity)
-  mel = log_mels(wav[None], np.int32([len(wav)]), inputs['times'][None])
+  mel = log_mels(wav[None], np.int32([len(wav)]), clip['times'][None])
   theirs, given = Twins.of(system, state), [nchw(x) for x in (face, mel)]
   draw, held = jax.jit(system.generate), jax.device_put(state)
   faces = {}
   calls = {
-    'tfg_jax': lambda: faces.update(ours=np.asarray(draw(held, inputs))),
+    'tfg_jax': lambda: faces.update(ours=np.asarray(draw(held, clip))),
     'pytorch': lambda: faces.update(theirs=theirs.draw(*given)),
   }
   seconds = timing.in_turn(calls, rounds)
@@ -174,11 +171,15 @@ def report(what: str, faces: int, seconds) -> str:
   return f'{what}, {faces} faces: {times}; {timing.ratio(seconds, "tfg_jax", "pytorch")}'
 
 
+COMPARISONS = (training_step, whole_clip)
+
+
 def main(_):
+  host.prepare()
   print(f'{len(os.sched_getaffinity(0))} cores, JAX {jax.__version__}, PyTorch {torch.__version__}')
   config = talklip.get_config('no_lip')
   config.data.batch_size, config.model.windows = CLIPS, 1
-  for compare in (training_step, whole_clip):
+  for compare in COMPARISONS:
     print(compare(config, _ROUNDS.value), flush=True)
 
 

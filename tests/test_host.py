@@ -1,0 +1,81 @@
+"""What commands set of their process: compiled programs and memory are kept."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from tfg_jax import host
+
+
+def test_programs_lie_in_the_cache_folder_of_the_user(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert host.cache_folder() == tmp_path / 'tfg_jax' / 'compiled'
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert host.cache_folder() == tmp_path / '.cache' / 'tfg_jax' / 'compiled'
+
+
+_COMPILES = """
+import jax
+from tfg_jax import host
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+host.prepare()
+jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((8, 8))).block_until_ready()
+"""
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_a_prepared_process_leaves_its_programs_there(tmp_path, named):
+  environment = {**os.environ, 'XDG_CACHE_HOME': str(tmp_path / 'user'), 'JAX_PLATFORMS': 'cpu'}
+  environment.pop('JAX_COMPILATION_CACHE_DIR', None)
+  if named:
+    environment['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path / 'named')
+  subprocess.run([sys.executable, '-c', _COMPILES], env=environment, check=True)
+  filled = tmp_path / 'named' if named else tmp_path / 'user' / 'tfg_jax' / 'compiled'
+  assert any(filled.iterdir())
+  assert [path.name for path in tmp_path.iterdir()] == [filled.relative_to(tmp_path).parts[0]]
+
+
+_STEPS = """
+import resource
+import numpy as np
+from tfg_jax import host
+if {keeps}:
+  assert host.keep_memory()
+for step in range(3):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  np.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs glibc')
+def test_memory_that_is_kept_needs_no_new_pages():
+  faults = {}
+  for keeps in (True, False):
+    # Without huge pages, which would make the one and the other few.
+    environment = {**os.environ, 'GLIBC_TUNABLES': '', 'NUMPY_MADVISE_HUGEPAGE': '0'}
+    done = subprocess.run(
+      [sys.executable, '-c', _STEPS.format(keeps=keeps)],
+      env=environment,
+      check=True,
+      capture_output=True,
+      text=True,
+    )
+    faults[keeps] = int(done.stdout)
+  assert faults[True] < 100 < 10_000 < faults[False]
+
+
+def test_elsewhere_memory_is_left_alone(monkeypatch):
+  monkeypatch.setattr(host.ctypes, 'CDLL', lambda name: object())
+  assert not host.keep_memory()
+
+
+def test_a_folder_that_is_set_stays(monkeypatch):
+  monkeypatch.setattr(host, 'keep_memory', lambda: True)
+  before = jax.config.jax_compilation_cache_dir
+  host.prepare()
+  assert before and jax.config.jax_compilation_cache_dir == before
