@@ -22,7 +22,8 @@ _BRANCHES = re.compile(r'\bbranch_computations=\{(.*?)\}')
 _TRIPS = re.compile(r'known_trip_count\D*(\d+)')
 # These name what is there, or begin what another one ends.
 _STILL = re.compile(r'parameter|constant|tuple|get-tuple-element|bitcast|after-all|.*-start')
-_MOVES = ('bitcast', 'copy', 'copy-start', 'copy-done', 'get-tuple-element')
+_MOVES = ('bitcast', 'reshape', 'copy', 'copy-start', 'copy-done', 'slice-start', 'slice-done')
+_PARTS = ('get-tuple-element', 'custom-call')  # moves where they have no name of their own
 _CUTS = ('dynamic-slice', 'slice', 'gather', 'dynamic-update-slice')  # they take or change a part
 
 
@@ -70,12 +71,14 @@ def collectives(text: str) -> tuple[Collective, ...]:
 
 def _origin(name: str, made: dict[str, re.Match]) -> str:
   """The operation that an array comes from, where it was moved or read in another shape since."""
+  source = ''
   while name in made:
-    _, kind, operand, source = made[name].groups()
-    if source or kind not in _MOVES:
-      return source or ''
+    _, kind, operand, own = made[name].groups()
+    source = own or source
+    if kind not in _MOVES and (own or kind not in _PARTS):
+      break
     name = operand
-  return ''
+  return source
 
 
 def _sources(name: str, operands: list[str], count: int) -> list[str]:
