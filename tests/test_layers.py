@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from noise import noisy_variables
 
-from tfg_jax.networks import convolutions, layers
+from tfg_jax.networks import layers
 
 
 def random(*shape, seed=0):
@@ -55,54 +55,8 @@ def test_thin_pictures_are_convolved_in_blocks_with_the_same_result(
   expected = jax.lax.conv_general_dilated(
     x, kernel, (1, 1), [(p, p) for p in pads], dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  assert convolutions._is_thin(x, kernel) == in_blocks
+  assert layers._is_thin(x, kernel) == in_blocks
   np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-5)
-
-
-def plain_conv(x, kernel, strides, paddings):
-  return jax.lax.conv_general_dilated(
-    x, kernel, strides, paddings, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
-
-
-@pytest.mark.parametrize(
-  ('size', 'window', 'strides', 'paddings'),
-  [
-    ((32, 24), (3, 3), (1, 1), ((1, 1), (1, 1))),  # patches, 16 channels of a large map
-    ((31, 40), (5, 3), (1, 2), ((2, 2), (0, 1))),
-    ((48, 47), (3, 4), (2, 2), ((1, 0), (2, 1))),
-    ((30, 30), (1, 1), (1, 1), ((-2, -1), (0, 0))),
-    ((9, 8), (3, 3), (2, 3), ((1, 1), (1, 1))),  # the plain kernel gradient, of a small map
-    ((9, 8), (2, 1), (3, 2), ((0, 0), (0, 0))),  # pixels that nothing looks at
-  ],
-)
-@pytest.mark.parametrize('cache', [2**21, 2**14])
-def test_gradients_on_a_cpu_are_those_of_the_plain_convolution(
-  monkeypatch, size, window, strides, paddings, cache
-):
-  monkeypatch.setattr(convolutions, '_CACHE', cache)
-  x, kernel = random(2, *size, 16), random(*window, 16, 18, seed=1)
-  y, expected = jax.vjp(lambda x, k: plain_conv(x, k, strides, paddings), x, kernel)
-  g = random(*y.shape, seed=2)
-  same, pulled = jax.vjp(lambda x, k: convolutions.conv(x, k, strides, paddings), x, kernel)
-  np.testing.assert_array_equal(same, y)
-  for actual, wanted in zip(pulled(g), expected(g), strict=True):
-    np.testing.assert_allclose(actual, wanted, atol=2e-5 * np.abs(wanted).max())
-
-
-def test_other_devices_get_the_plain_gradients():
-  x, kernel = random(1, 32, 32, 16), random(3, 3, 16, 16)
-
-  def loss(x, kernel):
-    return convolutions.conv(x, kernel, (1, 1), ((1, 1), (1, 1))).sum()
-
-  gradient = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, kernel)
-  texts = {
-    platform: gradient.lower(lowering_platforms=(platform,)).as_text()
-    for platform in ('cpu', 'cuda', 'tpu')
-  }
-  assert 'stablehlo.while' in texts['cpu']
-  assert 'stablehlo.while' not in texts['cuda'] and 'stablehlo.while' not in texts['tpu']
 
 
 def test_grouped_conv_keeps_groups_apart():
@@ -118,24 +72,13 @@ def test_grouped_conv_keeps_groups_apart():
 
 @pytest.mark.parametrize(
   'kernel, strides, padding, output_padding',
-  [
-    (3, 2, 1, 1),
-    (3, 1, 0, 0),
-    (4, 2, 1, 0),
-    (5, 3, 1, 2),
-    (2, 3, 0, 0),
-    (7, 2, 0, 1),
-    (1, 3, 0, 0),
-  ],
+  [(3, 2, 1, 1), (3, 1, 0, 0), (4, 2, 1, 0), (5, 3, 1, 2), (2, 3, 0, 0), (7, 2, 0, 1)],
 )
 def test_conv_transpose_is_the_transpose_of_conv(kernel, strides, padding, output_padding):
   y = random(1, 3, 3, 2)
   up = layers.ConvTranspose(5, (kernel,) * 2, strides, padding, output_padding, use_bias=False)
   variables = noisy_variables(up, y)
   grown = up.apply(variables, y)
-  args = variables['params']['kernel'], (strides,) * 2, (padding,) * 2
-  at_once = convolutions._phases_at_once(y, *args, grown.shape[1:3])
-  np.testing.assert_allclose(grown, at_once, atol=1e-5)
   size = (3 - 1) * strides - 2 * padding + kernel + output_padding  # PyTorch's formula
   assert grown.shape == (1, size, size, 5)
 

@@ -63,6 +63,11 @@ _ELSEWHERE = {
   'test_many_processes.py starts two processes with what it sets',
   '-- --runner=FlinkRunner --flink_master=HOST:8081': 'asks for a Flink cluster; test_prepare.py '
   'has another runner of Beam make the same records',
+  'python -m tests.benchmarks.against_pytorch': 'test_benchmarks.py runs it on small networks',
+  'python -m tests.benchmarks.training_step --config=configs/sf2f.py --config.dtype=bfloat16 '
+  '--config.model.facenet_weights=sf2f_facenet --peak=989': 'the same',
+  'python -m tests.benchmarks.data_rates --config=configs/talklip.py:no_lip '
+  '--config.data.root=DIR --step_ms=200': 'the same',
   '.ci/run': 'runs this test, in an environment of its own',
 }
 
