@@ -139,9 +139,9 @@ class Partition:
 def compiler_options(platform: str) -> dict[str, str]:
   """What the compiler of a platform is told beyond its own choice, where it knows that word.
 
-  On CPUs, to leave convolutions to Eigen: YNNPACK, which JAX 0.10 prefers, shares two cores badly and
-  is slow at gradients of kernels. What `tests/benchmarks/against_pytorch.py` measures is quicker
-  for it by a third.
+  On CPUs, to leave convolutions to Eigen: YNNPACK, which JAX 0.10 prefers, shares two cores badly
+  and is slow at gradients of kernels. What `tests/benchmarks/against_pytorch.py` measures takes two
+  thirds of the time without it.
   """
   options = {'xla_cpu_experimental_ynn_fusion_type': ''}
   if platform != 'cpu':
