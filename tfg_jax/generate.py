@@ -25,6 +25,7 @@ from tfg_jax import (
   driven_face,
   errors,
   faces,
+  host,
   lip_sync,
   marks,
   synthetic_video,
@@ -347,9 +348,10 @@ def main(argv, values=flags.FLAGS):
     _inspect(values)
     return
   errors.check_arguments(argv, values, 'workdir')
-  from tfg_jax import host, trained
+  host.keep_memory()
+  host.keep_programs()
+  from tfg_jax import trained
 
-  host.prepare()
   system, draws = what_draws(values.workdir)
   request = read_request(draws, system, values)
   request.check()  # before a checkpoint is loaded, which takes longer

@@ -13,7 +13,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from tfg_jax import errors
+from tfg_jax import errors, host
 
 
 def define_flags(values=flags.FLAGS):
@@ -69,6 +69,7 @@ def main(argv, values=flags.FLAGS):
   errors.check_arguments(argv, values, 'topology' if plans else 'workdir')
   if values.config is None and values.mode != 'evaluate':
     raise errors.ConfigError('--config is missing', hint='e.g. --config=configs/demo.py')
+  host.keep_memory()
   # Imported here so that --help answers at once.
   import jax
 
@@ -81,9 +82,9 @@ def main(argv, values=flags.FLAGS):
 
     plan.plan(values.config, values.topology, stage=values.stage, compiles=values.compiles)
     return
-  from tfg_jax import evaluate, host, run_report, train, trained
+  from tfg_jax import evaluate, run_report, train, trained
 
-  host.prepare()
+  host.keep_programs()
   workdir = pathlib.Path(values.workdir).absolute()
   if values.mode == 'evaluate':
     was = trained.read_config(workdir)

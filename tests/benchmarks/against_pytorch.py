@@ -10,6 +10,10 @@ Both in float32, in one process that keeps its memory as tfg_jax's commands do. 
 both are compared: the work is the same.
 """
 
+from tfg_jax import host
+
+host.keep_memory()  # before others start threads
+
 import dataclasses
 import os
 
@@ -23,7 +27,7 @@ from configs import talklip
 from tests import runs
 from tests.benchmarks import inputs, timing
 from tests.torch_twins import talklip as twins
-from tfg_jax import host, partition, pytorch, train, trained
+from tfg_jax import partition, pytorch, train, trained
 from tfg_jax.features import audio
 from tfg_jax.systems import mouths
 
@@ -175,7 +179,7 @@ COMPARISONS = (training_step, whole_clip)
 
 
 def main(_):
-  host.prepare()
+  host.keep_programs()
   print(f'{len(os.sched_getaffinity(0))} cores, JAX {jax.__version__}, PyTorch {torch.__version__}')
   config = talklip.get_config('no_lip')
   config.data.batch_size, config.model.windows = CLIPS, 1

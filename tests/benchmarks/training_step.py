@@ -8,6 +8,10 @@ where a config wants a folder of either, what `--mode=plan` takes will do. Says 
 these devices and what was measured. --peak is that of one device, in TFLOP/s.
 """
 
+from tfg_jax import host
+
+host.keep_memory()  # before others start threads
+
 import pathlib
 import tempfile
 import time
@@ -19,7 +23,7 @@ from ml_collections import config_flags
 
 from tests import runs
 from tests.benchmarks import inputs, timing
-from tfg_jax import configuration, host, plan, slices, train
+from tfg_jax import configuration, plan, slices, train
 
 
 def measure(config, *, stage: int | None, steps: int, peak: float | None) -> str:
@@ -70,7 +74,7 @@ def measure(config, *, stage: int | None, steps: int, peak: float | None) -> str
 
 
 def main(_):
-  host.prepare()
+  host.keep_programs()
   print(measure(_CONFIG.value, stage=_STAGE.value, steps=_STEPS.value, peak=_PEAK.value))
 
 
