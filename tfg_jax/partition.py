@@ -12,7 +12,6 @@ The state is replicated in both, without a leading device axis, so checkpoints d
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -85,7 +84,6 @@ class Partition:
         in_shardings=(self.whole, self.split),
         out_shardings=(self.whole, self.whole),
         donate_argnums=0,
-        compiler_options=compiler_options(self.mesh.devices.flat[0].platform),
       )
     compiled = self._pmap(step)
     return lambda state, batch: compiled(state, self._stack(batch))
@@ -109,12 +107,7 @@ class Partition:
   def evaluate(self, step: Callable) -> Callable:
     """Compiles `step(state, batch) -> {name: (B, ...)}` over the devices, without collectives."""
     if self.kind == 'jit':
-      return jax.jit(
-        step,
-        in_shardings=(self.whole, self.split),
-        out_shardings=self.split,
-        compiler_options=compiler_options(self.mesh.devices.flat[0].platform),
-      )
+      return jax.jit(step, in_shardings=(self.whole, self.split), out_shardings=self.split)
     compiled = jax.pmap(
       step,
       axis_name=AXIS,
@@ -133,24 +126,6 @@ class Partition:
     """(B, ...) to (devices, B / devices, ...)."""
     count = self.mesh.size
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
-
-
-@functools.cache
-def compiler_options(platform: str) -> dict[str, str]:
-  """What the compiler of a platform is told beyond its own choice, where it knows that word.
-
-  On CPUs, to leave convolutions to Eigen: YNNPACK, which JAX 0.10 prefers, shares two cores badly
-  and is slow at gradients of kernels. What `tests/benchmarks/against_pytorch.py` measures takes two
-  thirds of the time without it.
-  """
-  options = {'xla_cpu_experimental_ynn_fusion_type': ''}
-  if platform != 'cpu':
-    return {}
-  try:
-    jax.jit(lambda: 0, compiler_options=options).lower().compile()
-  except jax.errors.JaxRuntimeError:
-    return {}
-  return options
 
 
 def build(kind: str, *, batch_size: int, devices=None) -> Partition:
