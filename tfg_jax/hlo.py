@@ -87,8 +87,9 @@ def _sources(name: str, operands: list[str], count: int) -> list[str]:
   names = [combined[1] + part for part in combined[2].split(':')] if combined else []
   if len(names) == count:
     return names
-  # The compiler cuts long names off. An operand that has none is called as all together.
-  return [x or name for x in operands] if len(operands) == count else [name] * count
+  if 1 < len(operands) == count:  # the compiler cuts long names off
+    return [x or name for x in operands]
+  return [name] * count
 
 
 # --------------------------------------------------------------------------------------------------
