@@ -22,8 +22,8 @@ def test_things_are_measured_in_turn(monkeypatch):
   )
 
 
-def test_a_step_and_a_clip_take_as_long_as_in_pytorch(capsys):
-  """They are compared; the numbers of both agree, or the comparison fails."""
+def test_a_step_and_a_clip_are_compared_with_pytorch():
+  """The numbers of both agree, or the comparison fails."""
   pytest.importorskip('torch', reason='needs the extra [torch]')
   from tests.benchmarks import against_pytorch
 

@@ -187,7 +187,6 @@ def main(_):
     print(compare(config, _ROUNDS.value), flush=True)
 
 
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each is measured.', lower_bound=1)
-
 if __name__ == '__main__':
+  _ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each is measured.', lower_bound=1)
   app.run(main)
