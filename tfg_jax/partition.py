@@ -12,6 +12,7 @@ The state is replicated in both, without a leading device axis, so checkpoints d
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -84,6 +85,7 @@ class Partition:
         in_shardings=(self.whole, self.split),
         out_shardings=(self.whole, self.whole),
         donate_argnums=0,
+        compiler_options=compiler_options(self.mesh.devices.flat[0].platform),
       )
     compiled = self._pmap(step)
     return lambda state, batch: compiled(state, self._stack(batch))
@@ -107,7 +109,12 @@ class Partition:
   def evaluate(self, step: Callable) -> Callable:
     """Compiles `step(state, batch) -> {name: (B, ...)}` over the devices, without collectives."""
     if self.kind == 'jit':
-      return jax.jit(step, in_shardings=(self.whole, self.split), out_shardings=self.split)
+      return jax.jit(
+        step,
+        in_shardings=(self.whole, self.split),
+        out_shardings=self.split,
+        compiler_options=compiler_options(self.mesh.devices.flat[0].platform),
+      )
     compiled = jax.pmap(
       step,
       axis_name=AXIS,
@@ -126,6 +133,25 @@ class Partition:
     """(B, ...) to (devices, B / devices, ...)."""
     count = self.mesh.size
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+
+
+@functools.cache
+def compiler_options(platform: str) -> dict[str, str]:
+  """What the compiler of a platform is told beyond its own choice, where it knows that word.
+
+  On CPUs, to leave convolutions to Eigen: YNNPACK, which JAX 0.10 prefers, shares two cores badly
+  and is slow at gradients of kernels (measured by `tests/benchmarks/against_pytorch.py`). Sums stay
+  with YNNPACK, which adds up pairwise. XLA's own loops add one number after the other, and batch
+  statistics over 25,600 values were 1e-5 off: enough to turn a ReLU on here and off on two devices.
+  """
+  if platform != 'cpu':
+    return {}
+  options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}
+  try:
+    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return options
 
 
 def build(kind: str, *, batch_size: int, devices=None) -> Partition:

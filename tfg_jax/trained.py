@@ -40,7 +40,8 @@ class Trained:
 def jitted(system: base.System) -> dict[str, Callable]:
   """The functions that a system draws with, by name and under jit, for one device."""
   names = [name for name in ('generate', 'adapt', 'describe') if hasattr(system, name)]
-  return {name: jax.jit(getattr(system, name)) for name in names}
+  options = partition.compiler_options(jax.default_backend())
+  return {name: jax.jit(getattr(system, name), compiler_options=options) for name in names}
 
 
 def weights_digest(state: base.State) -> str:

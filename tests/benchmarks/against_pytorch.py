@@ -27,7 +27,7 @@ from configs import talklip
 from tests import runs
 from tests.benchmarks import inputs, timing
 from tests.torch_twins import talklip as twins
-from tfg_jax import partition, pytorch, train
+from tfg_jax import partition, pytorch, train, trained
 from tfg_jax.features import audio
 from tfg_jax.systems import mouths
 
@@ -157,7 +157,7 @@ def whole_clip(config, rounds: int) -> str:
   face = mouths.pose_and_identity(jax.numpy.asarray(target), identity)
   mel = log_mels(wav[None], np.int32([len(wav)]), clip['times'][None])
   theirs, given = Twins.of(system, state), [nchw(x) for x in (face, mel)]
-  draw, held = jax.jit(system.generate), jax.device_put(state)
+  draw, held = trained.jitted(system)['generate'], jax.device_put(state)
   faces = {}
   calls = {
     'tfg_jax': lambda: faces.update(ours=np.asarray(draw(held, clip))),
