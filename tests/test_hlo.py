@@ -8,7 +8,14 @@ import pytest
 from tfg_jax import hlo
 from tfg_jax.hlo import Collective
 
-HLO = """
+EXCHANGES = """
+%moved (p: f32[2,3]) -> f32[6] {
+  %p = f32[2,3]{1,0} parameter(0)
+  %p.2 = f32[3,2]{1,0} copy(%p)
+  ROOT %p.3 = f32[6]{0} bitcast(%p.2), metadata={op_name="jit(step)/transpose(jvp(net))/transpose"}
+}
+
+ENTRY %main (a: f32[8,8]) -> pred[6] {
   %x = f32[8,8]{1,0:T(8,128)} add(%a, %b), metadata={op_name="jit(step)/all-reduce"}
   %r.1 = (f32[64]{0:T(128)S(1)}, bf16[3,3,4]{2,1,0:T(4)(2,1)}) all-reduce(%p, %q), \
 channel_id=1, metadata={op_name="jit(step)/(jvp(norm)/sum:transpose(jvp(net))/conv)"}
@@ -16,22 +23,35 @@ channel_id=1, metadata={op_name="jit(step)/(jvp(norm)/sum:transpose(jvp(net))/co
   %g = (f32[2,8]{1,0}, f32[4,8]{1,0}) all-gather-start(%s), channel_id=3, dimensions={0}
   %d = f32[4,8]{1,0} all-gather-done(%g)
   %r.9 = f32[] all-reduce(%r), channel_id=2, to_apply=%add.1
-  %k = f32[2,3]{1,0} fusion(%t), metadata={op_name="jit(step)/transpose(jvp(net))/dot_general"}
+  %k = f32[2,3]{1,0} fusion(%t), calls=%body, \
+metadata={op_name="jit(step)/transpose(jvp(net))/dot_general"}
   %k.1 = f32[3,2]{1,0} bitcast(%k)
   %r.3 = (f32[2,3]{1,0}, f32[5]{0}) all-reduce(%k.1, %u), channel_id=4, \
 metadata={op_name="jit(step)/(transpose(jvp(net))/dot_gen"}
+  %k.2 = f32[6]{0} fusion(%k), calls=%moved, \
+metadata={op_name="jit(step)/transpose(jvp(net))/transpose"}
+  %k.3 = f32[3,2]{1,0} fusion(%k, %u), calls=%body, metadata={op_name="jit(step)/add"}
+  %r.4 = (f32[6]{0}, f32[3,2]{1,0}) all-reduce(%k.2, %k.3), channel_id=5
   ROOT %p.1 = pred[6]{0} collective-permute(%t), source_target_pairs={{0,1}}
+}
+
+%body (t: f32[8,128]) -> f32[8,128] {
+  %t = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %m = f32[8,128]{1,0:T(8,128)} multiply(%t, %t)
+}
 """
 
 
 def test_what_collectives_exchange_is_listed_once():
-  assert hlo.collectives(HLO) == (
+  assert hlo.collectives(EXCHANGES) == (
     Collective('all-reduce', 64, 64 * 4, 'jit(step)/jvp(norm)/sum'),
     Collective('all-reduce', 36, 36 * 2, 'jit(step)/transpose(jvp(net))/conv'),
     Collective('all-reduce', 1, 4, ''),
     Collective('all-gather', 32, 128, ''),
     Collective('all-reduce', 6, 24, 'jit(step)/transpose(jvp(net))/dot_general'),
     Collective('all-reduce', 5, 20, 'jit(step)/(transpose(jvp(net))/dot_gen'),
+    Collective('all-reduce', 6, 24, 'jit(step)/transpose(jvp(net))/dot_general'),
+    Collective('all-reduce', 6, 24, 'jit(step)/add'),
     Collective('collective-permute', 6, 6, ''),
   )
 

@@ -9,22 +9,77 @@ _KINDS = (
   *('all-reduce', 'all-gather', 'all-to-all', 'ragged-all-to-all', 'reduce-scatter'),
   *('collective-broadcast', 'collective-permute'),
 )
-_COLLECTIVE = re.compile(rf' = (\S.*?) ({"|".join(_KINDS)})(-start)?\((.*)')
 # bf16[8,128]{1,0:T(8,128)(2,1)S(1)}: type, lengths, and where the compiler has decided it the axes
 # from minor to major, the tiles, and the memory (the main one where none is named).
 _ARRAY = re.compile(r'\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([\d,]*)(:\S*?)?\})?')
 _COMBINED = re.compile(r'(.*?/)\((.*)\)')  # 'jit(step)/(this:that)'
-_MADE = re.compile(r'^\s*(?:ROOT )?%(\S+) = .+? ([a-z][\w-]*)\(%([\w.-]+)(?:.*op_name="([^"]*)")?')
 _COMPUTATION = re.compile(r'^(?:ENTRY )?%(\S+) \(.*\{$')
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%(\S+) = (.+?) ([a-z][\w-]*)\((.*)')
 _CALLED = re.compile(r'\b(?:calls|to_apply|body|condition)=%([\w.-]+)')
 _BRANCHES = re.compile(r'\bbranch_computations=\{(.*?)\}')
+_NAME = re.compile(r'%([\w.-]+)')
+_CHANNEL = re.compile(r'\bchannel_id=(\d+)')
+_SOURCE = re.compile(r'\bop_name="([^"]*)"')
 _TRIPS = re.compile(r'known_trip_count\D*(\d+)')
 # These name what is there, or begin what another one ends.
 _STILL = re.compile(r'parameter|constant|tuple|get-tuple-element|bitcast|after-all|.*-start')
-_MOVES = ('bitcast', 'reshape', 'copy', 'copy-start', 'copy-done', 'slice-start', 'slice-done')
+_MOVES = (
+  *('bitcast', 'reshape', 'transpose', 'copy'),
+  *('copy-start', 'copy-done', 'slice-start', 'slice-done'),
+)
 _PARTS = ('get-tuple-element', 'custom-call')  # moves where they have no name of their own
 _CUTS = ('dynamic-slice', 'slice', 'gather', 'dynamic-update-slice')  # they take or change a part
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+  """One line of a computation."""
+
+  name: str
+  shape: str
+  kind: str
+  operands: tuple[str, ...]
+  settings: str  # what stands behind them
+
+  @classmethod
+  def read(cls, line: str) -> '_Instruction | None':
+    match = _INSTRUCTION.match(line)
+    if not match:
+      return None
+    name, shape, kind, rest = match.groups()
+    operands, _, settings = rest.partition(')')
+    return cls(name, shape, kind, tuple(_NAME.findall(operands)), settings)
+
+  @property
+  def called(self) -> list[str]:
+    """The names of computations that it runs, or chooses from."""
+    branches = _BRANCHES.search(self.settings)
+    return _NAME.findall(branches[1]) if branches else _CALLED.findall(self.settings)
+
+  @property
+  def times(self) -> int:
+    """How often a loop runs."""
+    trips = _TRIPS.search(self.settings)
+    return int(trips[1]) if trips else 1
+
+  @property
+  def source(self) -> str:
+    """The operation of the program that it comes from; '' where that is not said."""
+    source = _SOURCE.search(self.settings)
+    return source[1] if source else ''
+
+
+def _computations(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
+  """The instructions of each computation of a program by their names, and the name of the first."""
+  found, current, entry = {}, None, ''
+  for line in text.splitlines():
+    if header := _COMPUTATION.match(line):
+      current = found.setdefault(header[1], {})
+      if line.startswith('ENTRY'):
+        entry = header[1]
+    elif current is not None and (instruction := _Instruction.read(line)):
+      current[instruction.name] = instruction
+  return found, entry
 
 
 # --------------------------------------------------------------------------------------------------
@@ -44,40 +99,42 @@ class Collective:
 
 def collectives(text: str) -> tuple[Collective, ...]:
   """The arrays that come out of the collectives of a compiled program's text."""
+  computations, _ = _computations(text)
   found = {}
-  lines = text.splitlines()
-  made = {x[1]: x for x in map(_MADE.match, lines) if x}
-  for number, line in enumerate(lines):
-    match = _COLLECTIVE.search(line)
-    if not match:
-      continue
-    shape, kind, starts, rest = match.groups()
-    arrays = [
-      (math.prod(map(int, filter(None, lengths.split(',')))), int(bits or 8))
-      for bits, lengths, *_ in _ARRAY.findall(shape)
-    ]
-    if starts and kind != 'all-reduce':  # what goes in stands before what comes out
-      arrays = arrays[len(arrays) // 2 :]
-    name = re.search(r'op_name="([^"]*)"', rest)
-    operands = [_origin(x, made) for x in re.findall(r'%([\w.-]+)', rest.split(')')[0])]
-    sources = _sources(name[1] if name else '', operands, len(arrays))
-    channel = re.search(r'channel_id=(\d+)', rest)  # some stand in several fusions
-    found[channel[1] if channel else f'line {number}'] = [
-      Collective(kind, count, count * bits // 8, source)
-      for (count, bits), source in zip(arrays, sources, strict=True)
-    ]
+  for body in computations.values():
+    for x in body.values():
+      kind = x.kind.removesuffix('-start')
+      if kind not in _KINDS:
+        continue
+      arrays = [
+        (math.prod(map(int, filter(None, lengths.split(',')))), int(bits or 8))
+        for bits, lengths, *_ in _ARRAY.findall(x.shape)
+      ]
+      if kind != x.kind and kind != 'all-reduce':  # what goes in stands before what comes out
+        arrays = arrays[len(arrays) // 2 :]
+      origins = [_origin(name, body, computations) for name in x.operands]
+      channel = _CHANNEL.search(x.settings)  # some stand in several fusions
+      found[channel[1] if channel else x.name] = [
+        Collective(kind, count, count * bits // 8, source)
+        for (count, bits), source in zip(
+          arrays, _sources(x.source, origins, len(arrays)), strict=True
+        )
+      ]
   return tuple(x for exchanged in found.values() for x in exchanged)
 
 
-def _origin(name: str, made: dict[str, re.Match]) -> str:
+def _origin(name: str, body: dict[str, _Instruction], computations) -> str:
   """The operation that an array comes from, where it was moved or read in another shape since."""
   source = ''
-  while name in made:
-    _, kind, operand, own = made[name].groups()
-    source = own or source
-    if kind not in _MOVES and (own or kind not in _PARTS):
+  while name in body:
+    x = body[name]
+    source = x.source or source
+    inside = computations[x.called[0]].values() if x.kind == 'fusion' else ()
+    only_moves = inside and all(y.kind in ('parameter', *_MOVES) for y in inside)
+    unnamed_part = x.kind in _PARTS and not x.source
+    if not (x.operands and (x.kind in _MOVES or only_moves or unnamed_part)):
       break
-    name = operand
+    name = x.operands[0]
   return source
 
 
@@ -97,30 +154,6 @@ def _sources(name: str, operands: list[str], count: int) -> list[str]:
 # --------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-  """One line of a computation."""
-
-  name: str
-  shape: str
-  kind: str
-  operands: tuple[str, ...]
-  called: tuple[str, ...]  # computations
-  times: int  # that they run
-
-  @classmethod
-  def read(cls, line: str) -> '_Instruction | None':
-    match = _INSTRUCTION.match(line)
-    if not match:
-      return None
-    name, shape, kind, rest = match.groups()
-    branches = _BRANCHES.search(rest)
-    called = re.findall(r'%([\w.-]+)', branches[1]) if branches else _CALLED.findall(rest)
-    trips = _TRIPS.search(rest)
-    operands = re.findall(r'%([\w.-]+)', rest.split(')')[0])
-    return cls(name, shape, kind, tuple(operands), tuple(called), int(trips[1]) if trips else 1)
-
-
 def traffic(text: str) -> int:
   """Bytes that a compiled program's operations read from a chip's main memory and write to it.
 
@@ -129,14 +162,7 @@ def traffic(text: str) -> int:
   tiles that they fill in part. Where an operation takes a part of an array, or changes one, the
   part counts. Loops count as often as they run, where that is known.
   """
-  computations, current = {}, None
-  for line in text.splitlines():
-    if header := _COMPUTATION.match(line):
-      current = computations.setdefault(header[1], {})
-      if line.startswith('ENTRY'):
-        entry = header[1]
-    elif current is not None and (instruction := _Instruction.read(line)):
-      current[instruction.name] = instruction
+  computations, entry = _computations(text)
 
   @functools.cache
   def cost(name):
