@@ -80,6 +80,23 @@ def test_every_network_of_the_joint_stage_learns_with_its_own_optimiser(joint):
   assert int(new.nets['sequence_discriminator'].stats['mouth']['norm']['count']) == 3
 
 
+def test_clips_that_are_not_drawn_are_read(toy_records):
+  run, system = build(toy_records, **{'data.batch_size': 4, 'model.draw_every': 2})
+  state, batch = noisy_state(system), first_batch(run, system.sample, seed=0)
+  step = jax.jit(lambda batch: system.train_step(state, batch)[1])
+  expected = step(batch)
+
+  def changed(name, clip, by):
+    rows = batch[name].copy()
+    rows[clip] = (rows[clip] + by) % 3
+    metrics = step(batch | {name: rows})
+    return {name for name, value in metrics.items() if value != expected[name]}
+
+  assert 'g/l1_audio' in changed('drawn_start', 0, by=1)
+  assert changed('drawn_start', 1, by=1) == set()
+  assert {'d/identity_words', 'g/words_audio'} <= changed('word', 1, by=1)
+
+
 def test_the_loss_falls_on_one_repeated_batch(joint):
   _, state, batch, step = joint
   seen = []
@@ -510,6 +527,7 @@ def test_published_configs_build_at_full_size(variant):
     ('full', {'model.face_size': 64}, 'model.face_size is 64, but model.decoder draws 32 px'),
     ('full', {'model.block_frames': 5}, 'model.block_frames is 5'),
     ('full', {'model.drawn_frames': 9}, 'model.drawn_frames is 9'),
+    ('full', {'model.draw_every': 0}, 'model.draw_every is 0'),
     ('full', {'model.mouth_box': (20, 40, 8, 24)}, 'model.mouth_box is'),
     ('paper', {'model.persons': 0}, 'model.persons is 0'),
     ('puppets', {'model.identity_steps': 1}, 'model.identity_steps is 1'),
@@ -519,6 +537,13 @@ def test_published_configs_build_at_full_size(variant):
 def test_settings_that_cannot_be(toy_records, variant, changes, message):
   with pytest.raises(errors.ConfigError, match=message.replace('(', r'\(')):
     build(toy_records, variant, **changes)
+
+
+def test_a_batch_that_is_not_drawn_evenly(toy_records):
+  run, system = build(toy_records, **{'model.draw_every': 3})
+  batch = first_batch(run, system.sample, seed=0)
+  with pytest.raises(errors.ConfigError, match='model.draw_every is 3; .* has 2 clips'):
+    jax.eval_shape(system.train_step, noisy_state(system), batch)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tfg_jax import configuration, errors, light_random, losses
 from tfg_jax.features import audio as audio_features
 from tfg_jax.networks import davs as networks
 from tfg_jax.systems import base, davs_losses, davs_players
-from tfg_jax.systems.davs_losses import Made, Verdicts, pick
+from tfg_jax.systems.davs_losses import Made, Verdicts, pick, shown
 from tfg_jax.systems.davs_players import Passes
 from tfg_jax.systems.davs_speaker import HEADS, Speaker
 
@@ -211,7 +211,8 @@ class DAVS(Speaker):
     softening = jax.random.uniform(
       jax.random.fold_in(passes.key, 1), (8,), maxval=self.settings.softening
     )
-    real, sound = inputs.real(), inputs.sound()
+    drawn = shown(self.settings, inputs)
+    real, sound = drawn.real(), drawn.sound()
 
     def opponents_loss(params):
       stopped = jax.lax.stop_gradient(made)
@@ -255,16 +256,18 @@ class DAVS(Speaker):
     return (seen, heard, seen_words, heard_words), stats
 
   def _make(self, passes, params, stats, inputs) -> tuple[Made, dict]:
-    who, stats = passes.train(params, stats, 'identity_encoder', inputs.portrait)
+    portrait = shown(self.settings, inputs.portrait)
+    who, stats = passes.train(params, stats, 'identity_encoder', portrait)
     identity = ()
     if self.settings.weights.identity_words:
       faces = inputs.kept.reshape(-1, *inputs.kept.shape[2:])
       maps, stats = passes.train(params, stats, 'identity_encoder', faces)
       identity = self._kept(maps)
     (seen, heard, seen_words, heard_words), stats = self._embed(passes, params, stats, inputs)
-    moments = jnp.concatenate([pick(heard, inputs.drawn), pick(seen, inputs.drawn)], axis=1)
+    moments = shown(self.settings, [pick(x, inputs.drawn) for x in (heard, seen)])
+    moments = jnp.concatenate(moments, axis=1)
 
-    def draw(words):  # (B, D), one moment of every clip
+    def draw(words):  # (N, D), one moment of every clip that is drawn
       drawn, updated = passes.train(params, stats, 'decoder', who.vector, who.net2, words)
       return drawn, updated['decoder']
 

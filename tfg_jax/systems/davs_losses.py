@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tfg_jax import losses
+from tfg_jax import errors, losses
 from tfg_jax.systems.davs_players import ADVERSARIAL, CONFUSION, CONTRASTIVE, Settings
 
 
@@ -34,14 +34,17 @@ class Inputs(NamedTuple):
 
 
 class Made(NamedTuple):
-  """What the generating side makes of a batch, and the only way that losses reach it."""
+  """What the generating side makes of a batch, and the only way that losses reach it.
+
+  N of the B clips are drawn.
+  """
 
   identity: jax.Array  # what C_p^w reads of the 20 frames
   heard: jax.Array  # (B, 12, D)
   seen: jax.Array  # (B, 12, D)
   heard_words: jax.Array  # (B, words)
   seen_words: jax.Array
-  from_audio: jax.Array  # (B, 6, S, S, 3)
+  from_audio: jax.Array  # (N, 6, S, S, 3)
   from_video: jax.Array
 
 
@@ -53,8 +56,29 @@ class Verdicts(NamedTuple):
   identity_words: Any = None  # (B, words)
   heard_persons: Any = None  # (B, 12, persons)
   seen_persons: Any = None
-  sequence: Any = None  # (patches (2B, h, w), pairs (2B,)): from audio, then from video
+  sequence: Any = None  # (patches (2N, h, w), pairs (2N,)): from audio, then from video
   images: Any = None  # the same of single frames
+
+
+def shown(settings: Settings, rows):
+  """Of arrays (B, ...) the rows of those clips whose faces are drawn: one of every `draw_every`.
+
+  Raises:
+    ConfigError: if they do not come out even, for each device under pmap.
+  """
+  every = settings.draw_every
+
+  def thin(x):
+    if len(x) % every:
+      raise errors.ConfigError(
+        f"model.draw_every is {every}; a batch, or a device's share of it, has {len(x)} clips.",
+        where='config',
+        hint='use a data.batch_size that it divides.',
+      )
+    # Every n-th and not the first ones: each device draws some of its own.
+    return x.reshape(-1, every, *x.shape[1:])[:, 0]
+
+  return jax.tree.map(thin, rows)
 
 
 def pick(x, index):
@@ -128,13 +152,13 @@ def embedding(settings: Settings, seen, heard, seen_words, heard_words, word, *,
 
 def generators(settings: Settings, made: Made, said: Verdicts, inputs: Inputs):
   """What the generating side wants in the joint stage, by name; `total` weighs it."""
-  w, real, box = settings.weights, inputs.real(), mouth(settings)
+  w, drawn, box = settings.weights, shown(settings, inputs), mouth(settings)
   reconstruct = functools.partial(
-    losses.mouth_weighted_l1, target=real, mouth=box, whole=w.l1, extra=w.mouth_l1
+    losses.mouth_weighted_l1, target=drawn.real(), mouth=box, whole=w.l1, extra=w.mouth_l1
   )
   terms = {'l1_audio': reconstruct(made.from_audio), 'l1_video': reconstruct(made.from_video)}
   if w.steadiness:
-    terms['steadiness'] = losses.unsteadiness(made.from_audio, inputs.portrait, box)
+    terms['steadiness'] = losses.unsteadiness(made.from_audio, drawn.portrait, box)
   words = made.seen_words, made.heard_words
   terms |= embedding(settings, made.seen, made.heard, *words, inputs.word, both=False)
   return terms | defeats(settings, said)

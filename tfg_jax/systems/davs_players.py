@@ -70,6 +70,8 @@ class Settings:
   identity_frames: int = 20  # consecutive, for C_p^w
   word_frames: int = 12  # every second one, for the joint space
   drawn_frames: int = 6  # of those
+  # Faces are drawn of one clip in so many; all are read, by the opponents of the encoders too.
+  draw_every: int = 1
   evaluation_frames: int = 25  # drawn per clip
   shared_classifier: bool = True  # one word classifier for both senses
   # What C_p^w reads: 'net1' as in the code, or 'pooled' as in the paper.
@@ -287,6 +289,7 @@ def _check(settings: Settings, run: configuration.Run, last: int):
       0 < s.drawn_frames <= s.word_frames,
       'they are some of the word_frames',
     ),
+    ('draw_every', s.draw_every, s.draw_every > 0, 'faces are drawn of one clip in so many'),
     (
       'mouth_box',
       s.mouth_box,
