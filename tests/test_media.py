@@ -636,6 +636,8 @@ def test_tags_of_a_video_and_texts_of_a_picture(tmp_path):
     writer.write(clips.frame(0))
   tags = media.read_tags(path)
   assert tags['comment'] == 'a' and tags['description'] == 'b'
+  path.write_bytes(path.read_bytes().replace(b'Lavf', b'L\xe4vf'))  # Latin-1, as of old programs
+  assert media.read_tags(path)['encoder'].startswith('L\ufffdvf')
   texts = PngImagePlugin.PngInfo()
   texts.add_text('Comment', 'c')
   Image.fromarray(clips.frame(0)).save(tmp_path / 'out.png', pnginfo=texts)

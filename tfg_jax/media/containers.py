@@ -8,6 +8,9 @@ import av.stream
 from tfg_jax.errors import MediaError
 
 MAX_SIDE = 8192  # pixels; larger declared sizes are refused before anything is allocated for them
+# Titles and the like that are not UTF-8 are no reason to refuse a file. PyAV 19 has no other way.
+_NOT_UTF8 = 'surrogateescape'
+_OPTIONS = {'metadata_errors': _NOT_UTF8} if int(av.__version__.split('.')[0]) < 19 else {}
 _TEXT_AS_VIDEO = ('tty',)  # FFmpeg renders any .txt as ANSI art
 
 
@@ -25,7 +28,7 @@ def open_container(path):
   if not os.path.getsize(path):
     raise MediaError('the file is empty (0 bytes)', where=path)
   try:
-    container = av.open(path, options={'max_pixels': str(MAX_SIDE**2)}, metadata_errors='replace')
+    container = av.open(path, options={'max_pixels': str(MAX_SIDE**2)}, **_OPTIONS)
   except PermissionError as error:
     raise MediaError(
       'the file cannot be read: permission denied', where=path, hint='allow reading it'
@@ -38,6 +41,15 @@ def open_container(path):
     container.close()
     raise MediaError('this is a text file, not a media file', where=path)
   return container
+
+
+def texts(container) -> dict[str, str]:
+  """Its metadata; bytes that are not UTF-8 show as U+FFFD."""
+
+  def readable(text):
+    return text.encode('utf-8', _NOT_UTF8).decode('utf-8', 'replace')
+
+  return {readable(name): readable(text) for name, text in container.metadata.items()}
 
 
 def is_image(container) -> bool:

@@ -120,7 +120,7 @@ def read_tags(path) -> dict[str, str]:
   """
   with containers.open_container(path) as container:
     if container.format.name != 'png_pipe':
-      return {name.lower(): text for name, text in container.metadata.items()}
+      return {name.lower(): text for name, text in containers.texts(container).items()}
   try:
     with Image.open(path) as picture:  # FFmpeg does not give the texts of a PNG
       return {name.lower(): text for name, text in picture.info.items() if isinstance(text, str)}
