@@ -185,8 +185,8 @@ def test_both_judges_embed_whole_clips_as_they_embed_windows(expert, toy_records
   judge = listener._judge
   apply = jax.jit(functools.partial(judge.module.apply, train=False))
   lips, speech = apply(listener._variables, *judge.inputs(batch, index, starts[None] / 25))
-  np.testing.assert_allclose(heard.lips[starts], lips, atol=2e-4 * np.abs(lips).max())
-  np.testing.assert_allclose(heard.speech[starts], speech, atol=2e-4 * np.abs(speech).max())
+  np.testing.assert_allclose(heard.lips[starts], lips, atol=4e-4 * np.abs(lips).max())
+  np.testing.assert_allclose(heard.speech[starts], speech, atol=4e-4 * np.abs(speech).max())
   expected = [[float(judge.similarity(a[None], b[None])[0, 0]) for b in speech] for a in lips]
   scale = np.abs(expected).max()
   np.testing.assert_allclose(judge.similarity(lips, speech), expected, atol=2e-3 * scale)

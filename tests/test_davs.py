@@ -191,26 +191,6 @@ def test_stages_follow_the_number_of_steps(toy_records):
   assert system.score == 'from_audio/l1' and not system.finished(state)
 
 
-def test_passes_at_once_leave_the_statistics_of_passes_in_turn():
-  norm = networks.ConvNorm(3)
-  x = gaussian(0, 4, 2, 5, 5, 2)  # four passes
-  variables = jax.tree.map(jnp.asarray, noisy_variables(norm, x[0], train=False))
-
-  def one_pass(stats, x):
-    variables_now = {'params': variables['params'], 'batch_stats': stats}
-    return norm.apply(variables_now, x, train=True, mutable=['batch_stats'])[1]['batch_stats']
-
-  together = jax.vmap(one_pass, in_axes=(None, 0))(variables['batch_stats'], x)
-  together = davs_players.one_after_another(variables['batch_stats'], together)
-  in_turn = variables['batch_stats']
-  for batch in x:
-    in_turn = one_pass(in_turn, batch)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), together, in_turn
-  )
-  assert int(together['norm']['count']) == 4
-
-
 # --------------------------------------------------------------------------------------------------
 # Losses
 # --------------------------------------------------------------------------------------------------

@@ -112,6 +112,21 @@ def test_batch_norm_keeps_torch_statistics():
   np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
+def test_passes_side_by_side_are_passes_in_turn():
+  x = random(2, 4, 5, 5, 3)  # 2 rows of each of 4 passes
+  rows = x.reshape(8, 5, 5, 3)
+  norm = layers.BatchNorm(passes=4)
+  variables = noisy_variables(norm, rows, train=False)
+  together, updated = train(norm, variables, rows)
+  for number, y in enumerate(np.moveaxis(together.reshape(x.shape), 1, 0)):
+    expected, in_turn = train(layers.BatchNorm(), variables, x[:, number])
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    variables = variables | in_turn
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), updated, in_turn
+  )
+
+
 def test_batch_norm_leaves_the_arrays_of_its_caller_alone():
   norm, x = layers.BatchNorm(), np.ones((4, 3), np.float32)
   variables = jax.tree.map(np.array, norm.init(jax.random.key(0), x, train=False))

@@ -113,7 +113,7 @@ EXAMPLES = {
     train=False,
   ),
   'davs_decoder': dict(
-    identity=_array(1, 256), net2=_array(1, 32, 32, 160), words=_array(1, 256), train=False
+    identity=_array(1, 256), net2=_array(1, 32, 32, 160), words=_array(1, 1, 256), train=False
   ),
   'davs_identity_encoder': dict(face=_array(1, 256, 256, 3), train=False),
   'davs_image_discriminator': dict(

@@ -65,6 +65,7 @@ class ConvNorm(nn.Module):
   padding: int | Sequence[int] = 1
   use_bias: bool = True
   kernel_init: Initializer | None = None
+  passes: int = 1  # of the norm
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -81,7 +82,8 @@ class ConvNorm(nn.Module):
       name='conv',
     )(x)
     self.sow('intermediates', 'convolved', x)
-    return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name='norm')(x, train=train)
+    shared = dict(passes=self.passes, axis_name=self.axis_name, dtype=self.dtype)
+    return BatchNorm(name='norm', **shared)(x, train=train)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -320,7 +322,8 @@ class Decoder(nn.Module):
   """G: a person and a moment of speech to a face, from 4 px on doubled by every stage.
 
   `widths` and `convs` are per stage: channels and number of convolutions. The person's map `net2`
-  joins where the picture has its size.
+  joins where the picture has its size. In training every moment is a pass with statistics of its
+  own, as in the released code.
   """
 
   root: int = 512
@@ -338,15 +341,23 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, identity, net2, words, *, train: bool):
-    """(N, 256), (N, h, w, C) and (N, 256) to faces (N, S, S, 3) in [0, 1], float32."""
-    shared = dict(axis_name=self.axis_name, dtype=self.dtype)
-    x = jnp.concatenate([identity, words], axis=-1)[:, None, None].astype(self.dtype)
+    """(N, 256), (N, h, w, C) and (N, M, 256) to faces (N, M, S, S, 3) in [0, 1], float32."""
+    moments = words.shape[1]
+    shared = dict(passes=moments, axis_name=self.axis_name, dtype=self.dtype)
+
+    def at_each_moment(x):  # (N, ...) -> (N * M, ...)
+      x = jnp.broadcast_to(x[:, None], (len(x), moments, *x.shape[1:]))
+      return x.reshape(-1, *x.shape[2:]).astype(self.dtype)
+
+    identity, net2 = at_each_moment(identity), at_each_moment(net2)
+    words = words.reshape(-1, words.shape[-1]).astype(self.dtype)
+    x = jnp.concatenate([identity, words], axis=-1)[:, None, None]
     x = ConvTranspose(self.root, (4, 4), dtype=self.dtype, name='root')(x)
     self.sow('intermediates', 'out_root', x)
     x = nn.relu(BatchNorm(name='root_norm', **shared)(x, train=train))
     for stage, (width, convs) in enumerate(zip(self.widths, self.convs, strict=True), start=1):
       if x.shape[1:3] == net2.shape[1:3]:
-        x = jnp.concatenate([net2.astype(self.dtype), x], axis=-1)
+        x = jnp.concatenate([net2, x], axis=-1)
       for i in range(convs):
         init = variance_scaling(2.0, 'fan_out', 'normal')
         conv = ConvNorm(width, kernel_init=init, name=f'stage_{stage}_{i}', **shared)
@@ -358,7 +369,8 @@ class Decoder(nn.Module):
     x = nn.relu(BatchNorm(name='head_norm', **shared)(x, train=train))
     x = ConvTranspose(3, (3, 3), padding=1, dtype=self.dtype, name='image')(x)
     self.sow('intermediates', 'before_tanh', x)
-    return (jnp.tanh(x.astype(jnp.float32)) + 1) / 2
+    faces = (jnp.tanh(x.astype(jnp.float32)) + 1) / 2
+    return faces.reshape(-1, moments, *faces.shape[1:])
 
 
 # --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.nn.initializers import Initializer
@@ -236,10 +237,14 @@ class BatchNorm(nn.Module):
   UNBIASED one: new = (1 - momentum) * old + momentum * batch. (Flax's own layer stores the biased
   one, which differs visibly on 1x1 maps.) With `axis_name`, the batch is the one of all devices on
   that mapped axis. With a `mask` (B, ...) over leading axes, statistics see only where it is True.
+
+  With `passes`, rows (N * passes) are N rows of as many batches, side by side: every `passes`-th
+  belong together, with statistics of their own, and are taken in one batch after the other.
   """
 
   epsilon: float = 1e-5
   momentum: float = 0.1
+  passes: int = 1
   axis_name: str | None = None
   dtype: Any = jnp.float32
 
@@ -252,40 +257,59 @@ class BatchNorm(nn.Module):
     scale = self.param('scale', nn.initializers.ones, channels)
     bias = self.param('bias', nn.initializers.zeros, channels)
 
+    y = x.astype(jnp.float32)
     if train:
-      mean, var, number = _moments(x.astype(jnp.float32), mask, self.axis_name)
+      y = _by_pass(y, self.passes)
+      mask = mask if mask is None else _by_pass(mask, self.passes)
+      mean, var, number = _moments(y, mask, self.axis_name)  # (passes, 1 ..., C)
       if not self.is_initializing():
-        keep = 1 - self.momentum
         unbiased = var * (number / jnp.maximum(number - 1, 1))
-        running_mean.value = keep * running_mean.value + self.momentum * mean
-        running_var.value = keep * running_var.value + self.momentum * unbiased
-        count.value = count.value + 1  # `+=` would count in a caller's numpy array
+        running_mean.value = self._take_in(running_mean.value, mean)
+        running_var.value = self._take_in(running_var.value, unbiased)
+        count.value = count.value + self.passes  # `+=` would count in a caller's numpy array
     else:
       mean, var = running_mean.value, running_var.value
 
     factor = scale * lax.rsqrt(var + self.epsilon)
-    y = (x.astype(jnp.float32) - mean) * factor + bias
-    return y.astype(self.dtype)
+    y = (y - mean) * factor + bias
+    return y.reshape(x.shape).astype(self.dtype)
+
+  def _take_in(self, running, batches):
+    """A running statistic (C,) after those of batches (passes, 1 ..., C), the first one first."""
+    keep = 1 - self.momentum
+    batches = batches.reshape(self.passes, -1)
+    fades = self.momentum * keep ** np.arange(self.passes - 1, -1, -1, dtype=np.float32)
+    return keep**self.passes * running + (fades[:, None] * batches).sum(0)
+
+
+def _by_pass(x, passes):
+  """(N * passes, ...) to (N, passes, ...)."""
+  return x.reshape(-1, passes, *x.shape[1:])
 
 
 def _moments(x, mask, axis_name):
-  """Returns mean, biased variance and number of values per channel, over all devices."""
-  axes = tuple(range(x.ndim - 1))
+  """Mean, biased variance and number of values per pass and channel of (N, passes, ..., C).
+
+  Over all devices; (passes, 1 ..., C) each, the number a constant where there is no mask.
+  """
+  axes = (0, *range(2, x.ndim - 1))
   if mask is not None:
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
     return _masked_moments(x, jnp.broadcast_to(mask, (*x.shape[:-1], 1)), axes, axis_name)
-  number = math.prod(x.shape[:-1])
-  mean = jnp.mean(x, axes)
-  if axis_name is None:
-    return mean, jnp.mean(jnp.square(x - mean), axes), number
-  mean = lax.pmean(mean, axis_name)
-  var = lax.pmean(jnp.mean(jnp.square(x - mean), axes), axis_name)
-  return mean, var, number * lax.axis_size(axis_name)
+
+  def over_devices(values):
+    mean = jnp.mean(values, axes, keepdims=True)[0]
+    return mean if axis_name is None else lax.pmean(mean, axis_name)
+
+  number = math.prod(x.shape[axis] for axis in axes)
+  mean = over_devices(x)
+  devices = 1 if axis_name is None else lax.axis_size(axis_name)
+  return mean, over_devices(jnp.square(x - mean)), number * devices
 
 
 def _masked_moments(x, mask, axes, axis_name):
   def total(values):
-    values = jnp.where(mask, values, 0).sum(axes)
+    values = jnp.where(mask, values, 0).sum(axes, keepdims=True)[0]
     return values if axis_name is None else lax.psum(values, axis_name)
 
   number = jnp.maximum(total(jnp.ones_like(x)), 1)

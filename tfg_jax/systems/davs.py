@@ -99,7 +99,7 @@ class DAVS(Speaker):
         'identity_encoder': (face,),
         'person_classifier': (identity.vector,),
         'identity_word_classifier': (kept,),
-        'decoder': (identity.vector, identity.net2, words[:, 0]),
+        'decoder': (identity.vector, identity.net2, words),
       }
     return examples
 
@@ -266,14 +266,7 @@ class DAVS(Speaker):
     (seen, heard, seen_words, heard_words), stats = self._embed(passes, params, stats, inputs)
     moments = shown(self.settings, [pick(x, inputs.drawn) for x in (heard, seen)])
     moments = jnp.concatenate(moments, axis=1)
-
-    def draw(words):  # (N, D), one moment of every clip that is drawn
-      drawn, updated = passes.train(params, stats, 'decoder', who.vector, who.net2, words)
-      return drawn, updated['decoder']
-
-    # As officially every moment is a pass with statistics of its own; all run at once.
-    drawn, updated = jax.vmap(draw, in_axes=1, out_axes=(1, 0))(moments)
-    stats = stats | {'decoder': davs_players.one_after_another(stats['decoder'], updated)}
+    drawn, stats = passes.train(params, stats, 'decoder', who.vector, who.net2, moments)
     from_audio, from_video = jnp.split(drawn, 2, axis=1)
     return Made(identity, heard, seen, heard_words, seen_words, from_audio, from_video), stats
 
@@ -308,8 +301,8 @@ class DAVS(Speaker):
     return said, stats
 
   def _judge_pictures(self, passes, params, stats, one, other, sound) -> tuple[Verdicts, dict]:
-    """Verdicts of the discriminators on two lots of (B, 6, S, S, 3), stacked."""
-    frames, sounds = jnp.concatenate([one, other]), jnp.concatenate([sound, sound])
+    """Verdicts of the discriminators on two lots of (N, 6, S, S, 3), clip by clip of either."""
+    frames, sounds = _side_by_side(one, other), _side_by_side(sound, sound)
     said = {}
     if 'sequence_discriminator' in params:
       said['sequence'], stats = passes.train(
@@ -319,6 +312,11 @@ class DAVS(Speaker):
       frames, sounds = (x.reshape(-1, 1, *x.shape[2:]) for x in (frames, sounds))
       said['images'], stats = passes.train(params, stats, 'image_discriminator', frames, sounds)
     return Verdicts(**said), stats
+
+
+def _side_by_side(one, other):
+  """Twice (N, ...) to (2N, ...), in pairs, so that devices keep their own rows."""
+  return jnp.stack([one, other], axis=1).reshape(-1, *one.shape[1:])
 
 
 def _players(called, source):

@@ -56,7 +56,7 @@ class Verdicts(NamedTuple):
   identity_words: Any = None  # (B, words)
   heard_persons: Any = None  # (B, 12, persons)
   seen_persons: Any = None
-  sequence: Any = None  # (patches (2N, h, w), pairs (2N,)): from audio, then from video
+  sequence: Any = None  # (patches (2N, h, w), pairs (2N,)): each clip's from audio, from video
   images: Any = None  # the same of single frames
 
 

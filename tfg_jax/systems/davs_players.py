@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from tfg_jax import configuration, errors, losses
@@ -17,8 +16,6 @@ from tfg_jax.systems import base
 
 IDENTITY, WORDS, JOINT = range(3)  # stages
 FPS = 25
-
-_KEEP = 0.9  # of running statistics at every pass, `layers.BatchNorm`
 
 CONTRASTIVE = {
   'l2': losses.l2_contrastive,
@@ -222,21 +219,6 @@ def has_modes(module) -> bool:
   """Whether a module's call says `train`."""
   modeless = networks.WordClassifier, networks.DomainClassifier, networks.PooledWordClassifier
   return not isinstance(module, modeless)
-
-
-def one_after_another(stats, updated):
-  """Running statistics after passes that each began with `stats` and left `updated` (passes, ...),
-  as if each had begun where the one before it ended."""
-
-  def fold(old, news):
-    passes = len(news)
-    if jnp.issubdtype(old.dtype, jnp.integer):
-      return old + passes  # counts passes
-    own = news - _KEEP * old  # what each pass brought
-    fades = _KEEP ** np.arange(passes - 1, -1, -1, dtype=np.float32)
-    return _KEEP**passes * old + jnp.tensordot(fades, own, 1)
-
-  return jax.tree.map(fold, stats, updated)
 
 
 def _check(settings: Settings, run: configuration.Run, last: int):

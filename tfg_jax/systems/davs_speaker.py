@@ -341,11 +341,7 @@ class Speaker:
 
   def _draw(self, state, who, words):
     """(B, n, D) moments of speech of B persons to (B, n, S, S, 3)."""
-
-    def one(words):
-      return self._apply(state, 'decoder', who.vector, who.net2, words)
-
-    return jax.vmap(one, in_axes=1, out_axes=1)(words)
+    return self._apply(state, 'decoder', who.vector, who.net2, words)
 
   def _distances(self, video, target):
     """(B,) numbers, means over the frames."""
