@@ -1,8 +1,8 @@
 """The Fourier transform that all audio features begin with.
 
-XLA does not split an FFT over devices: it gathers the pieces of all clips, some MB for each, on
-every one. A product with the waves is split like any other and costs an accelerator next to
-nothing. The CPU, which has fewer devices and slower products, takes the FFT.
+Before JAX 0.12 XLA does not split an FFT over devices: it gathers the pieces of all clips, some MB
+for each, on every one. A product with the waves is split like any other and costs an accelerator
+next to nothing. The CPU, which has fewer devices and slower products, takes the FFT.
 """
 
 import functools
