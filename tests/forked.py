@@ -64,10 +64,12 @@ def train_on_a_small_disk(config_json: str, workdir: str, file_bytes: int):
 
   from tfg_jax import errors
 
-  resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+  unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, unlimited[1]))
   try:
     train(config_json, workdir)
   except errors.TfgError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)  # threads may have filled the log
     print(error, flush=True)
 
 
