@@ -68,5 +68,8 @@ def test_a_step_on_many_devices(toy_records, tmp_path, name):
   assert code == 0, printed
   rows = np.load(output)
   assert len(rows) == len(CASES[name]) and np.isfinite(rows).all()
+  # DAVS's opponents judge again after their step, and Adam's first one turns a gradient's rounding
+  # near 0 into a step of full size.
+  atol = 1e-3 if name.startswith('davs') else 1e-4
   for row in rows[1:]:
-    np.testing.assert_allclose(row, rows[0], rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(row, rows[0], rtol=2e-3, atol=atol)
