@@ -244,11 +244,12 @@ def test_with_the_expert_two_things_more_are_exchanged(twin, expert_workdir):
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize('system', [davs, sf2f])
-def test_devices_keep_their_pictures(system):
+def test_devices_keep_their_pictures(system, capsys):
   found = plan.plan(system.get_test_config(), 'local', compiles=0)
   others = [x for x in found.collectives if x.kind != 'all-reduce' and '/fft' not in x.source]
   # Of DAVS the embeddings, whose negatives are from all clips.
   assert sum(x.size for x in others) < 1000
+  assert 'all-reduce of' not in capsys.readouterr().out  # all are gradients or statistics
 
 
 def test_pmap_exchanges_the_same_numbers(twin, capsys):

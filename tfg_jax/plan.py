@@ -38,7 +38,8 @@ from tfg_jax.data import clip_codec, pipeline, records, vocabulary
 from tfg_jax.pytorch import converted
 from tfg_jax.systems import base, lip_expert
 
-_KERNEL_GRADIENT = re.compile(r'transpose\(.*/(conv_general_dilated|dot_general)$')
+# Layers may have the gradient of a kernel in another shape, and statistics of several passes.
+_KNOWN = re.compile(r'transpose\(.*/(conv_general_dilated|dot_general)$|norm/reduce_sum$')
 _NO_MEMORY = re.compile(  # as libtpu has it of a whole program, or already of its temporaries
   r'Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm'
   r'|temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)'
@@ -168,11 +169,10 @@ class Step:
     """What is exchanged besides gradients, batch statistics and single numbers."""
     known = {math.prod(x.shape) for x in jax.tree.leaves(self.state.nets)} | {1}
 
-    def is_gradient(x):
-      # Layers that rearrange a kernel have its gradient in another shape.
-      return x.count in known or _KERNEL_GRADIENT.search(x.source)
+    def is_known(x):
+      return x.kind == 'all-reduce' and (x.count in known or _KNOWN.search(x.source))
 
-    return [x for x in cost.collectives if x.kind != 'all-reduce' or not is_gradient(x)]
+    return [x for x in cost.collectives if not is_known(x)]
 
 
 def plan(
