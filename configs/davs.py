@@ -98,7 +98,7 @@ def get_config(variant='full'):
     flip=True,
     margin_frames=2,  # without a whole window of sound
     block_frames=25,
-    draw_every=1,  # clip of a batch
+    draw_every=1,  # 4: faces are drawn of a quarter of a batch, the rest is only read
     identity_source='net1',  # what C_p^w reads; 'pooled' in the paper's text
     weights=dict(identity_words=_CONFUSION * 500),
     optimizer='adam',

@@ -31,7 +31,7 @@ def _mix(key, use, counter):
 
 def _random_bits(key, bit_width, shape):
   if bit_width > 32:
-    raise NotImplementedError(f'{bit_width} random bits at once; this generator draws up to 32')
+    raise ValueError(f'{bit_width} random bits at once; this generator draws up to 32')
   bits = _mix(key, _BITS, jnp.arange(math.prod(shape), dtype=jnp.uint32)).reshape(shape)
   return bits.astype(f'uint{bit_width}')
 

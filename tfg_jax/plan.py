@@ -38,8 +38,9 @@ from tfg_jax.data import clip_codec, pipeline, records, vocabulary
 from tfg_jax.pytorch import converted
 from tfg_jax.systems import base, lip_expert
 
-# Layers may have the gradient of a kernel in another shape, and statistics of several passes.
-_KNOWN = re.compile(r'transpose\(.*/(conv_general_dilated|dot_general)$|norm/reduce_sum$')
+# What layers sum up in another shape than they keep: gradients of kernels that they rearrange, and
+# statistics of several passes.
+_SUMMED = re.compile(r'transpose\(.*/(conv_general_dilated|dot_general)$|norm/reduce_sum$')
 _NO_MEMORY = re.compile(  # as libtpu has it of a whole program, or already of its temporaries
   r'Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm'
   r'|temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)'
@@ -170,7 +171,7 @@ class Step:
     known = {math.prod(x.shape) for x in jax.tree.leaves(self.state.nets)} | {1}
 
     def is_known(x):
-      return x.kind == 'all-reduce' and (x.count in known or _KNOWN.search(x.source))
+      return x.kind == 'all-reduce' and (x.count in known or _SUMMED.search(x.source))
 
     return [x for x in cost.collectives if not is_known(x)]
 

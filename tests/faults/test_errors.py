@@ -15,7 +15,7 @@ FAMILY = {
   if isinstance(kind, type) and issubclass(kind, errors.TfgError)
 }
 # Mistakes of a caller in Python, an interruption, and signals that never leave their package.
-OTHERS = {'ValueError', 'IndexError', 'NotImplementedError', 'KeyboardInterrupt'}
+OTHERS = {'ValueError', 'IndexError', 'KeyboardInterrupt'}
 INTERNAL = {'Damaged': 'tfg_jax/pytorch', 'BadZipFile': 'tfg_jax/pytorch', 'NoMemoryError': 'plan'}
 KNOW_THEIR_FILE = {'MediaError', 'StorageError', 'DamagedCheckpointError'}
 

@@ -28,7 +28,7 @@ from tfg_jax import configuration, errors, light_random, losses
 from tfg_jax.features import audio as audio_features
 from tfg_jax.networks import davs as networks
 from tfg_jax.systems import base, davs_losses, davs_players
-from tfg_jax.systems.davs_losses import Made, Verdicts, pick, shown
+from tfg_jax.systems.davs_losses import Made, Verdicts, drawn_clips, pick
 from tfg_jax.systems.davs_players import Passes
 from tfg_jax.systems.davs_speaker import HEADS, Speaker
 
@@ -211,7 +211,7 @@ class DAVS(Speaker):
     softening = jax.random.uniform(
       jax.random.fold_in(passes.key, 1), (8,), maxval=self.settings.softening
     )
-    drawn = shown(self.settings, inputs)
+    drawn = drawn_clips(self.settings, inputs)
     real, sound = drawn.real(), drawn.sound()
 
     def opponents_loss(params):
@@ -256,7 +256,7 @@ class DAVS(Speaker):
     return (seen, heard, seen_words, heard_words), stats
 
   def _make(self, passes, params, stats, inputs) -> tuple[Made, dict]:
-    portrait = shown(self.settings, inputs.portrait)
+    portrait = drawn_clips(self.settings, inputs.portrait)
     who, stats = passes.train(params, stats, 'identity_encoder', portrait)
     identity = ()
     if self.settings.weights.identity_words:
@@ -264,7 +264,7 @@ class DAVS(Speaker):
       maps, stats = passes.train(params, stats, 'identity_encoder', faces)
       identity = self._kept(maps)
     (seen, heard, seen_words, heard_words), stats = self._embed(passes, params, stats, inputs)
-    moments = shown(self.settings, [pick(x, inputs.drawn) for x in (heard, seen)])
+    moments = drawn_clips(self.settings, [pick(x, inputs.drawn) for x in (heard, seen)])
     moments = jnp.concatenate(moments, axis=1)
     drawn, stats = passes.train(params, stats, 'decoder', who.vector, who.net2, moments)
     from_audio, from_video = jnp.split(drawn, 2, axis=1)

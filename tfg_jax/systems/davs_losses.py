@@ -60,7 +60,7 @@ class Verdicts(NamedTuple):
   images: Any = None  # the same of single frames
 
 
-def shown(settings: Settings, rows):
+def drawn_clips(settings: Settings, rows):
   """Of arrays (B, ...) the rows of those clips whose faces are drawn: one of every `draw_every`.
 
   Raises:
@@ -152,7 +152,7 @@ def embedding(settings: Settings, seen, heard, seen_words, heard_words, word, *,
 
 def generators(settings: Settings, made: Made, said: Verdicts, inputs: Inputs):
   """What the generating side wants in the joint stage, by name; `total` weighs it."""
-  w, drawn, box = settings.weights, shown(settings, inputs), mouth(settings)
+  w, drawn, box = settings.weights, drawn_clips(settings, inputs), mouth(settings)
   reconstruct = functools.partial(
     losses.mouth_weighted_l1, target=drawn.real(), mouth=box, whole=w.l1, extra=w.mouth_l1
   )
