@@ -1,6 +1,7 @@
 """DAVS: who learns from what in which stage, what its numbers mean, what it draws."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,21 @@ def learned(before, after):
       )
     )
   }
+
+
+def test_fresh_lips_are_seen_through_and_say_next_to_nothing():
+  video = np.random.default_rng(0).random((2, 6, 64, 64, 3), np.float32)
+  lips = networks.LipEncoder(stem=4, widths=(8,), depth=0, maps=8, embedding=12)
+  variables = jax.jit(functools.partial(lips.init, train=False))(jax.random.key(0), video)
+  words, held = lips.apply(
+    variables,
+    video,
+    train=True,
+    mutable=['batch_stats', 'intermediates'],
+    rngs={'dropout': jax.random.key(1)},
+  )
+  assert (held['intermediates']['folded'][0] > 0).mean() > 0.9  # else the ReLU behind it may close
+  assert np.std(words, axis=(0, 1)).max() < 0.01 < np.std(words)  # the bias speaks
 
 
 @pytest.fixture(scope='module')

@@ -12,10 +12,14 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+from flax import linen as nn
+from jax.flatten_util import ravel_pytree
 
+from tests import smooth_twins
 from tfg_jax import errors, train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -66,7 +70,7 @@ class Slurm:
 def config_flags(toy_records, workdir, **changes):
   flags = {'data.root': toy_records} | changes
   return (
-    '--config=tests/twins.py:talklip:no_lip',
+    '--config=tests/smooth_twins.py:talklip:no_lip',
     f'--workdir={workdir}',
     *(f'--config.{name}={value}' for name, value in flags.items()),
   )
@@ -83,22 +87,31 @@ def assert_same_metrics(left, right, rows):
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-3, atol=1e-6)
 
 
+@pytest.fixture
+def smooth(monkeypatch):
+  """The activations of `config_flags` in this process too."""
+  for name, activation in smooth_twins.ACTIVATIONS.items():
+    monkeypatch.setattr(nn, name, activation)
+
+
 def test_puppets_are_made_before(tmp_path):
   job = Slurm(tmp_path / 'log', '--config=configs/demo.py', f'--workdir={tmp_path}')
   assert job.wait() == [2, 2]
   assert 'make puppets before: python -m data_prep.puppet' in job.logs[0].read_text()
 
 
-def test_two_processes_train_as_one_does_on_two_devices(twin, toy_records, tmp_path):
+def test_two_processes_train_as_one_does_on_two_devices(smooth, twin, toy_records, tmp_path):
   one, two = tmp_path / 'one', tmp_path / 'two'
   job = Slurm(tmp_path / 'log', *config_flags(toy_records, two))
   assert job.wait() == [0, 0], job.logs[0].read_text()
   assert train.train_and_evaluate(twin(), one, devices=jax.devices()[:2])
   (state, progress), (other, position) = (runs.newest(twin(), workdir) for workdir in (one, two))
   assert int(state.step) == 4 and progress == position
-  # Gloo adds up in another order than XLA does within a process.
-  for a, b in zip(jax.tree.leaves(state.nets), jax.tree.leaves(other.nets), strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-6)
+  # Not where the steps led: Adam makes a full one of a gradient that is mere rounding, as of a bias
+  # before a norm, and Gloo adds up in another order than XLA does within a process.
+  for name, net in state.nets.items():
+    lessons, others = (ravel_pytree(x.opt_state[0].mu)[0] for x in (net, other.nets[name]))
+    assert jnp.linalg.norm(lessons - others) < 1e-4 * jnp.linalg.norm(others), name
   assert_same_metrics(one, two, rows=6)  # 4 steps, 2 evaluations
   clips = [(workdir / 'clips.csv').read_text().splitlines() for workdir in (one, two)]
   names = [[line.split(',')[0] for line in lines] for lines in clips]
@@ -107,7 +120,7 @@ def test_two_processes_train_as_one_does_on_two_devices(twin, toy_records, tmp_p
   assert shown[0] == shown[1] and shown[0]
 
 
-def test_a_signal_to_one_stops_all_and_any_number_goes_on(twin, toy_records, tmp_path):
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(smooth, twin, toy_records, tmp_path):
   changes = {'num_steps': 2000, 'evaluation.every': 2000, 'checkpoint.every': 1000}
   stopped = tmp_path / 'stopped'
   job = Slurm(tmp_path / 'log', *config_flags(toy_records, stopped, **changes))

@@ -80,6 +80,7 @@ CLAIMS = (
 )
 
 _WORDS = pathlib.Path(__file__).with_name('davs_words.txt')  # 20 of the puppets' own 165
+_READ_MORE = ('data.batch_size=32', 'model.draw_every=4')  # clips are cheap to read, not to draw
 _QUICK = dict(
   puppets=dict(
     clips=2400,
@@ -94,8 +95,8 @@ _QUICK = dict(
   flags=('model.words=20', 'model.persons=12'),
   identity=('num_steps=200', 'model.identity_steps=200', 'evaluation.every=200'),
   words=('num_steps=500', 'model.word_steps=500', 'evaluation.every=500'),
-  base=('num_steps=1000', 'evaluation.every=1000', 'data.batch_size=8'),
-  generator=('num_steps=500', 'evaluation.every=500', 'data.batch_size=8'),
+  base=('num_steps=1000', 'evaluation.every=1000', *_READ_MORE),
+  generator=('num_steps=500', 'evaluation.every=500', *_READ_MORE),
 )
 _FULL = dict(
   puppets=dict(clips=20_000, size=260, identities=100, frames=29, eval_fraction=0.05),
