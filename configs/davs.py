@@ -187,8 +187,7 @@ def _make_small(c):
     ),
     # From net1 C_p^w learns no word in 800 steps.
     identity_source='pooled',
-    # Faces as near in less than half of Adam's steps, and lips that Adam may not learn to read in
-    # 500; what hears learns more words with Adam.
+    # Faces as near in less than half of Adam's steps; what hears learns more words with Adam.
     optimizer='muon',
     learning_rate=2e-3,
     opponents_learning_rate=2e-3,
