@@ -1,4 +1,4 @@
-"""Convolutions and transposed ones, in the form that suits the device; the numbers are the same.
+"""PyTorch's convolutions and transposed ones, in the form that suits the device; same numbers.
 
 Arrays are (B, *size, in), kernels (*window, in, out), for 1, 2 or 3 axes.
 """
@@ -60,7 +60,10 @@ def conv(
 
 
 def is_thin(x, kernel) -> bool:
-  """Whether a picture is better convolved in blocks: few channels under a large, odd window."""
+  """Whether a picture is better convolved in blocks: few channels under a large, odd window.
+
+  Takes (B, *size, in) pictures and a (*window, in, out) kernel.
+  """
   *window, inputs, _ = kernel.shape
   large = len(window) == 2 and all(k > 5 and k % 2 for k in window)
   return large and inputs < 8 and not any(n % 2 for n in x.shape[1:-1])
