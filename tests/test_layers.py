@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from noise import noisy_variables
 
-from tfg_jax.networks import convolutions, layers
+from tfg_jax.networks import layers
 
 
 def random(*shape, seed=0):
@@ -55,7 +55,7 @@ def test_thin_pictures_are_convolved_in_blocks_with_the_same_result(
   expected = jax.lax.conv_general_dilated(
     x, kernel, (1, 1), [(p, p) for p in pads], dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  assert convolutions.is_thin(x, kernel) == in_blocks
+  assert layers._is_thin(x, kernel) == in_blocks
   np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-5)
 
 
