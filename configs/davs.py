@@ -121,7 +121,8 @@ def get_config(variant='full'):
     # An E_p as quick as in `base` runs away from C_p^w: it hides the word from it, and adds more.
     c.model.update(optimizer='adam', learning_rate=3e-4, opponents_learning_rate=3e-3)
   if on_puppets and name.startswith('words'):
-    c.model.update(learning_rate=1e-3, opponents_learning_rate=1e-3)  # lips learn sooner
+    # Lips learn sooner than at the rate of those who draw.
+    c.model.update(learning_rate=1e-3, opponents_learning_rate=1e-3)
   c.model.weights.update(weights)
   if name == 'paper':
     c.model.weights.persons = _CONFUSION * c.model.persons

@@ -87,6 +87,7 @@ def _through_a_pipe():
       sys.stdout.flush()
       for stream, old in zip((1, 2), before, strict=True):
         os.dup2(old, stream)
+        os.close(old)
 
 
 def hold(workdir: str):

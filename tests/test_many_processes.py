@@ -112,6 +112,12 @@ def test_two_processes_train_as_one_does_on_two_devices(smooth, twin, toy_record
   for name, net in state.nets.items():
     lessons, others = (ravel_pytree(x.opt_state[0].mu)[0] for x in (net, other.nets[name]))
     assert jnp.linalg.norm(lessons - others) < 1e-4 * jnp.linalg.norm(others), name
+    # Such biases shift running means, and nothing else of what was seen.
+    for (path, seen), (_, same) in zip(
+      *(jax.tree_util.tree_leaves_with_path(x.stats) for x in (net, other.nets[name])), strict=True
+    ):
+      if path[-1].key != 'mean':
+        np.testing.assert_allclose(seen, same, rtol=1e-4, err_msg=str(path))
   assert_same_metrics(one, two, rows=6)  # 4 steps, 2 evaluations
   clips = [(workdir / 'clips.csv').read_text().splitlines() for workdir in (one, two)]
   names = [[line.split(',')[0] for line in lines] for lines in clips]
