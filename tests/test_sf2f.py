@@ -11,8 +11,8 @@ from runs import first_batch, noisy_state
 from configs import sf2f as configs
 from tfg_jax import configuration, errors, systems
 from tfg_jax.data import pipeline, voices
-from tfg_jax.features import voice
-from tfg_jax.systems import sf2f
+from tfg_jax.features import portrait, voice
+from tfg_jax.systems.sf2f_players import FACES, FUSION, PORTRAITS, SETTLING
 from tfg_jax.systems.sources import Source
 
 pytestmark = pytest.mark.end_to_end  # compiles whole systems
@@ -77,7 +77,7 @@ def everything(build):
   run, system = build('64', **{'model.windows': 2, 'model.loss.perceptual': 0.0})
   return (
     system,
-    noisy_state(system).replace(stage=sf2f.FACES),
+    noisy_state(system).replace(stage=FACES),
     first_batch(run, system.sample, seed=0),
   )
 
@@ -109,7 +109,7 @@ def test_in_stage_0_facenet_learns(everything):
 
 def test_in_stage_1_all_but_the_fuser_learn(everything):
   system, state, batch = everything
-  new = assert_learning(system, state.replace(stage=sf2f.PORTRAITS), batch, {'generator'} | JUDGES)
+  new = assert_learning(system, state.replace(stage=PORTRAITS), batch, {'generator'} | JUDGES)
   assert passes(new.nets['generator']) == {1} and passes(new.nets['facenet']) == {0}
   # Drawn portraits in the generator's step; drawn and real ones in their own.
   assert passes(new.nets['image_discriminator']) == {3}
@@ -118,13 +118,13 @@ def test_in_stage_1_all_but_the_fuser_learn(everything):
 
 def test_in_stage_3_the_fuser_learns(everything):
   system, state, batch = everything
-  new = assert_learning(system, state.replace(stage=sf2f.FUSION), batch, {'fuser'} | JUDGES)
+  new = assert_learning(system, state.replace(stage=FUSION), batch, {'fuser'} | JUDGES)
   assert passes(new.nets['generator']) == {0} and passes(new.nets['image_discriminator']) == {3}
 
 
 def test_the_baseline_learns_without_an_image_discriminator(build):
   run, system = build('voice2face')
-  state = noisy_state(system).replace(stage=sf2f.PORTRAITS)
+  state = noisy_state(system).replace(stage=PORTRAITS)
   assert_learning(
     system, state, first_batch(run, system.sample, seed=0), {'generator', 'identity_discriminator'}
   )
@@ -136,7 +136,7 @@ def test_every_variant_takes_a_step(build, variant):
   fuses = variant.endswith('+fuser')
   run, system = build(variant, **({'model.start': 'elsewhere'} if fuses else {}))
   alone = variant.endswith('faces')
-  stage = sf2f.FACES if alone else sf2f.FUSION if fuses else sf2f.PORTRAITS
+  stage = FACES if alone else FUSION if fuses else PORTRAITS
   assert system._stage_at(2) == stage  # 2 steps of FaceNet, where it learns
   state = jax.eval_shape(system.init, jax.random.key(0)).replace(stage=stage)
   new, metrics = jax.eval_shape(system.train_step, state, first_batch(run, system.sample, seed=0))
@@ -169,7 +169,7 @@ def test_stages_follow_the_steps_and_reset_optimisers(build):
       'model.settling_steps': 2,
     },
   )
-  state = noisy_state(system).replace(stage=sf2f.FACES)
+  state = noisy_state(system).replace(stage=FACES)
   ones = jax.tree.map(jnp.ones_like, state.nets)
   seen = []
   for step in (0, 2, 4, 6, 8, 10):
@@ -179,25 +179,25 @@ def test_stages_follow_the_steps_and_reset_optimisers(build):
     }
     seen.append((state.stage, tuple(counts.values())))
   assert seen == [
-    (sf2f.FACES, (1, 1, 1)),
-    (sf2f.PORTRAITS, (1, 1, 1)),
-    (sf2f.PORTRAITS, (1, 1, 1)),
-    (sf2f.SETTLING, (0, 1, 1)),
-    (sf2f.FUSION, (1, 0, 0)),
-    (sf2f.FUSION, (1, 1, 1)),
+    (FACES, (1, 1, 1)),
+    (PORTRAITS, (1, 1, 1)),
+    (PORTRAITS, (1, 1, 1)),
+    (SETTLING, (0, 1, 1)),
+    (FUSION, (1, 0, 0)),
+    (FUSION, (1, 1, 1)),
   ]
   assert not system.finished(state)
 
 
 def test_rates_fall_to_a_thousandth_while_the_generator_settles(build):
   _, system = build(**{'model.settling_steps': 4, 'model.learning_rate': 1e-3})
-  state = noisy_state(system).replace(stage=sf2f.SETTLING)
+  state = noisy_state(system).replace(stage=SETTLING)
   at = {step: system._rates(state.replace(step=jnp.int32(4 + step))) for step in (0, 2, 4)}
   assert at[0]['generator'] == pytest.approx(1e-3)
   assert at[2]['image_discriminator'] == pytest.approx(1e-3 * (1 - 0.999 / 2))
   assert at[4]['generator'] == pytest.approx(1e-6, rel=1e-2)
   assert at[4]['identity_discriminator'] == 1e-3  # as officially
-  fusing = system._rates(state.replace(stage=sf2f.FUSION))
+  fusing = system._rates(state.replace(stage=FUSION))
   assert fusing['fuser'] == fusing['image_discriminator'] == 1e-4
 
 
@@ -205,10 +205,10 @@ def test_what_is_taken_over(build, tmp_path):
   _, first = build('64')
   _, second = build('64+fuser', **{'model.start': str(tmp_path)})
   assert second.sources == {'portraits': str(tmp_path)}
-  assert second._stage_at(0) == sf2f.FUSION
+  assert second._stage_at(0) == FUSION
   trained, state = (
-    noisy_state(first).replace(stage=sf2f.PORTRAITS),
-    noisy_state(second).replace(stage=sf2f.FUSION),
+    noisy_state(first).replace(stage=PORTRAITS),
+    noisy_state(second).replace(stage=FUSION),
   )
   trained = trained.replace(nets=jax.tree.map(lambda x: x + 1, trained.nets))
   nets = {
@@ -222,7 +222,7 @@ def test_what_is_taken_over(build, tmp_path):
     second.start(state, {'portraits': Source(tmp_path, {'encoder': {}})}, ())
 
   _, given = build('64', **{'model.facenet_weights': str(tmp_path), 'model.face_steps': 0})
-  state = noisy_state(given).replace(stage=sf2f.PORTRAITS)
+  state = noisy_state(given).replace(stage=PORTRAITS)
   assert 'facenet' not in state.nets
   weights = jax.tree.map(lambda x: np.asarray(x) + 1, state.frozen['facenet'])
   for source in (
@@ -244,7 +244,7 @@ def fused(build):
   run, system = build('64+fuser', **{'model.start': 'elsewhere'})
   return (
     system,
-    noisy_state(system).replace(stage=sf2f.FUSION),
+    noisy_state(system).replace(stage=FUSION),
     first_batch(run, system.sample_evaluation, pipeline.eval_batches),
   )
 
@@ -267,7 +267,7 @@ def test_evaluation_numbers(fused):
   real = system.real(batch['portrait'])[-1]
   a, b = (np.asarray(jax.jit(system.see_faces)(state, image).embedding) for image in (drawn, real))
   np.testing.assert_allclose(numbers['fused/l1'], np.abs(a - b).sum(-1), rtol=1e-4)
-  faces = jax.jit(system.eval_step)(state.replace(stage=sf2f.FACES), batch)
+  faces = jax.jit(system.eval_step)(state.replace(stage=FACES), batch)
   assert numbers.keys() - faces.keys() == {f'{name.split("/")[0]}/l1' for name in numbers}
   means = {name: float(value.mean()) for name, value in numbers.items()}
   assert 'trained on the faces of this corpus' in system.summary(means)
@@ -284,26 +284,26 @@ def test_generate_draws_what_evaluation_sees(fused):
   inputs = {'voice': window, 'num_samples': np.int32(number), 'lengths': np.array([125, 188])}
   portraits = np.asarray(jax.jit(system.generate)(state, inputs))
   assert portraits.shape == (2, 16, 16, 3)
-  for portrait, count in zip(portraits, (1, 2), strict=True):
+  for drawn, count in zip(portraits, (1, 2), strict=True):
     made = voices.windows([wav], count, 63)
     if count == 2:  # the voice is 1.6 s long: its second window is padded
       made['windows'][1], made['windows_samples'][1] = voice.cut(wav, 63, 125)
       made['windows_mask'][1] = True
     mel = voice.log_mel(made['windows'][None], made['windows_samples'][None])
-    expected = sf2f.portrait.to_uint8(jax.jit(system.draw)(state, mel))[0]
-    assert np.abs(portrait.astype(int) - np.asarray(expected, int)).max() <= 1
+    expected = portrait.to_uint8(jax.jit(system.draw)(state, mel))[0]
+    assert np.abs(drawn.astype(int) - np.asarray(expected, int)).max() <= 1
 
 
 def test_a_longer_buffer_changes_nothing_without_fuser(build):
   _, system = build()
-  state = noisy_state(system).replace(stage=sf2f.PORTRAITS)
+  state = noisy_state(system).replace(stage=PORTRAITS)
   wav = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
   whole, number = voice.cut(wav, 0, 198)
   inputs = {'voice': whole, 'num_samples': np.int32(number), 'lengths': np.array([130, 198])}
   portraits = np.asarray(jax.jit(system.generate)(state, inputs))
   window, number = voice.cut(wav, 0, 130)
   mel = voice.log_mel(window[None], np.array([number]))
-  expected = np.asarray(sf2f.portrait.to_uint8(jax.jit(system.draw)(state, mel))[0], int)
+  expected = np.asarray(portrait.to_uint8(jax.jit(system.draw)(state, mel))[0], int)
   assert np.abs(portraits[0].astype(int) - expected).max() <= 1
 
 
@@ -316,7 +316,7 @@ def test_exports(build, fused):
   with pytest.raises(errors.ConversionError, match="holds no 'voice2face_generator'"):
     system.export(state, 'voice2face_generator')
   _, baseline = build('voice2face')
-  state = noisy_state(baseline).replace(stage=sf2f.PORTRAITS)
+  state = noisy_state(baseline).replace(stage=PORTRAITS)
   assert 'identity' in baseline.export(state, 'voice2face_discriminator')['params']
   assert 'encoder' in baseline.export(state, 'voice2face_generator')['params']
 

@@ -25,7 +25,7 @@ from tfg_jax.data import clip_codec, pipeline, records
 from tfg_jax.features import speech
 from tfg_jax.networks.cpc import CPC
 from tfg_jax.pytorch import converted
-from tfg_jax.systems import drawn_faces, speech2video
+from tfg_jax.systems import drawn_faces, speech_experts
 
 pytestmark = pytest.mark.end_to_end  # compiles whole systems
 
@@ -132,7 +132,9 @@ def test_students_read_omega_in_units_of_what_clips_differ_by(run):
   np.testing.assert_allclose(after.schedule['omega'], omega.mean(0), atol=1e-6)
   # Of two clips each is one deviation from the mean, however small the deviation.
   params = after.nets['identity_student'].params
-  read = system.identity_student.apply({'params': params}, jnp.sign(omega - omega.mean(0)))
+  read = system.networks['identity_student'].apply(
+    {'params': params}, jnp.sign(omega - omega.mean(0))
+  )
   _, identity, _ = system._listen(after, batch['wav'], batch['num_samples'])
   np.testing.assert_allclose(identity, read, rtol=0.05, atol=0.02)
 
@@ -510,4 +512,4 @@ def test_predictive_coding_by_hand():
 def test_public_experts_are_the_official_names():
   from tfg_jax import networks
 
-  assert set(speech2video.PUBLIC.values()) <= set(networks.OFFICIAL)
+  assert set(speech_experts.PUBLIC.values()) <= set(networks.OFFICIAL)

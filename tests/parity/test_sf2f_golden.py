@@ -404,7 +404,7 @@ def system_of(variant):
 def judges_of(system, family):
   """Reference weights of every discriminator, by their keys: (parameters, statistics) by size."""
   judges = {}
-  for player, modules in system._judges.items():
+  for player, modules in system.judges.items():
     name = f'{family}_discriminator' if family == 'voice2face' else f'{family}_{player}'
     params, stats = {}, {}
     for size, module in modules.items():
@@ -492,7 +492,7 @@ def test_iteration_of_sf2f():
   (gradient,), stats = assert_iteration(system, 'sf2f', 'sf2f', drawn, real, arrays)
   assert_near(gradient, arrays['out_sf2f_grad_preds'], GRADIENT)
   for player, short in (('image_discriminator', 'd_img'), ('identity_discriminator', 'd_ac')):
-    module = system._judges[player][64]
+    module = system.judges[player][64]
     like = jax.eval_shape(
       functools.partial(module.init, train=False), jax.random.key(0), np.zeros((1, 64, 64, 3))
     )

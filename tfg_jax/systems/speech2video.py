@@ -17,107 +17,23 @@ Departures     Real is 1 and generated 0, where the paper prints the reverse: sa
                standardised over the clips. In Eq. 3 the teacher is the target.
 """
 
-import dataclasses
-import functools
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from tfg_jax import configuration, errors, light_random, losses
-from tfg_jax.features import speech
-from tfg_jax.networks.speech2video import (
-  FrameDecoder,
-  FrameDiscriminator,
-  IdentityDiscriminator,
-  Student,
-  SyncDiscriminator,
+from tfg_jax import configuration, light_random, losses
+from tfg_jax.systems import base, drawn_faces, players, speech2video_players
+from tfg_jax.systems.speech2video_players import (
+  DISTILLATION,
+  EXPERTS,
+  OPTIMIZERS,
+  rmsprop,
 )
-from tfg_jax.systems import base, drawn_faces, players
-from tfg_jax.systems.speech_experts import PUBLIC, Experts, check_stage_ends
-
-EXPERTS, DISTILLATION, COMPOSITION = range(3)
+from tfg_jax.systems.speech2video_speaker import Speaker, standardised
 
 
-def _rmsprop(rate):
-  """With PyTorch's defaults, which differ from optax's."""
-  return optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False, initial_scale=0.0)
-
-
-_OPTIMIZERS = {'rmsprop': _rmsprop, 'muon': functools.partial(base.muon, b1=0.9, b2=0.999)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossWeights:
-  """`model.loss`: weights of Eq. 2 and 10, whose terms are means over pixels and score maps."""
-
-  # Of the normalised distances in Eq. 2: the paper's number.
-  distance: float = 0.025
-  temperature: float = 1.0  # of Eq. 3
-  literal: bool = False  # Eq. 3 as printed, the student as target
-  adversarial: float = 1.0
-  # The paper weighs sums over pixels by 1; on means that would be nothing beside the adversarial
-  # terms, so these are the usual ratio of L1 to GAN (pix2pix).
-  similarity: float = 100.0
-  gradient: float = 100.0
-  smoothed: bool = True  # what Eq. 9 takes gradients of
-  # Of Eq. 8. The text wants what is above the nose; the formula prints the other half.
-  half: str = 'upper'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LearningRates:
-  """`model.learning_rates`; those of stage 2 are the paper's."""
-
-  students: float = 3e-4  # not given
-  decoder: float = 3e-4
-  identity_discriminator: float = 3e-4
-  frame_discriminator: float = 1e-4
-  sync_discriminator: float = 1e-5  # 'naturalness discriminator' in the paper's list of three
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """The section `model` of a config. Sections of networks hold the fields of their modules."""
-
-  experts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  identity_student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  emotion_student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  decoder: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  identity_discriminator: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  frame_discriminator: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  sync_discriminator: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  expert_steps: int  # of stage 0; skipped where no expert learns
-  distillation_steps: int  # of stage 1
-  frames: int = 4  # drawn per clip and step; they are independent, given c, nu and mu
-  out_of_sync: int = 5  # frames at least between a frame and the speech that is not its own
-  evaluation_frames: int = 8  # per clip, evenly spread
-  loss: LossWeights = LossWeights()
-  optimizer: str = 'rmsprop'  # of F, as in the paper, or 'muon'; all others have RMSProp
-  learning_rates: LearningRates = LearningRates()
-
-
-@dataclasses.dataclass(frozen=True)
-class Speech2Video:
+class Speech2Video(Speaker):
   """See the module; `from_config` builds it."""
-
-  settings: Settings
-  fps: float
-  experts: Experts
-  identity_student: Student
-  emotion_student: Student
-  decoder: FrameDecoder
-  identity_discriminator: IdentityDiscriminator
-  frame_discriminator: FrameDiscriminator
-  sync_discriminator: SyncDiscriminator
-  axis_name: str | None = None
-
-  score = 'generated/l1'
-  draws = 'head'
-  last_stage = COMPOSITION
 
   @classmethod
   def from_config(cls, run: configuration.Run, *, axis_name: str | None = None) -> 'Speech2Video':
@@ -126,63 +42,23 @@ class Speech2Video:
     Raises:
       ConfigError: for unknown keys or values that cannot be.
     """
-    settings = configuration.read_section(Settings, run.model, 'model')
-    dtype = jnp.dtype(run.dtype)
-
-    def build(name, module, **fixed):
-      return configuration.build_module(
-        module, getattr(settings, name), f'model.{name}', dtype=dtype, **fixed
-      )
-
-    decoder = build('decoder', FrameDecoder, axis_name=axis_name)
-    _check(run, settings, decoder)
-    experts = Experts.from_section(
-      settings.experts, decoder.image_size, axis_name=axis_name, dtype=dtype
-    )
-    if tuple(experts.identity_teacher.widths[:1:-1]) != tuple(decoder.map_widths):
-      raise errors.ConfigError(
-        f'model.decoder.map_widths is {decoder.map_widths}; the identity teacher has '
-        f'{tuple(experts.identity_teacher.widths[:1:-1])}.',
-        where='config',
-        hint='give the widths of its last three stages, the last one first.',
-      )
-    return cls(
-      settings,
-      run.data.fps,
-      experts,
-      build('identity_student', Student, features=experts.identity_teacher.hidden),
-      build('emotion_student', Student, features=experts.emotion_teacher.classes),
-      decoder,
-      build('identity_discriminator', IdentityDiscriminator),
-      build('frame_discriminator', FrameDiscriminator),
-      build('sync_discriminator', SyncDiscriminator),
-      axis_name,
-    )
+    settings, experts, networks = speech2video_players.build(run, axis_name)
+    return cls(settings, run.data.fps, experts, networks, axis_name)
 
   # ------------------------------------------------------------------------------------------------
   # State
   # ------------------------------------------------------------------------------------------------
 
   @property
-  def face_size(self) -> int:
-    """S, the side of a face in pixels."""
-    return self.decoder.image_size
-
-  @property
-  def sources(self) -> dict[str, str]:
-    """Where weights are taken from: expert -> folder."""
-    return self.experts.sources
-
-  @property
   def _optimizers(self) -> dict[str, optax.GradientTransformation]:
     rates = self.settings.learning_rates
     return {
-      'identity_student': _rmsprop(rates.students),
-      'emotion_student': _rmsprop(rates.students),
-      'decoder': _OPTIMIZERS[self.settings.optimizer](rates.decoder),
-      'identity_discriminator': _rmsprop(rates.identity_discriminator),
-      'frame_discriminator': _rmsprop(rates.frame_discriminator),
-      'sync_discriminator': _rmsprop(rates.sync_discriminator),
+      'identity_student': rmsprop(rates.students),
+      'emotion_student': rmsprop(rates.students),
+      'decoder': OPTIMIZERS[self.settings.optimizer](rates.decoder),
+      'identity_discriminator': rmsprop(rates.identity_discriminator),
+      'frame_discriminator': rmsprop(rates.frame_discriminator),
+      'sync_discriminator': rmsprop(rates.sync_discriminator),
     }
 
   def init(self, key: jax.Array) -> base.State:
@@ -208,7 +84,7 @@ class Speech2Video:
     }
     for (name, arrays), player_key in zip(inputs.items(), keys, strict=True):
       settings = {'train': False} if name == 'decoder' else {}
-      variables = getattr(self, name).init(player_key, *arrays, **settings)
+      variables = self.networks[name].init(player_key, *arrays, **settings)
       stats = variables.get('batch_stats', {})
       nets[name] = base.Net.create(variables['params'], stats, self._optimizers[name])
     schedule = {
@@ -233,63 +109,6 @@ class Speech2Video:
 
   def finished(self, state: base.State) -> bool:
     return False  # `num_steps` ends the run
-
-  def export(self, state: base.State, network: str):
-    """The variables of one public network (a name of `tfg_jax.networks.OFFICIAL`)."""
-    for expert, name in PUBLIC.items():
-      if name == network:
-        return self.experts.variables(state, expert)
-    raise errors.ConversionError(
-      f'a Speech2Video run holds no {network!r}.', hint=f'it holds {", ".join(PUBLIC.values())}.'
-    )
-
-  # ------------------------------------------------------------------------------------------------
-  # Inputs
-  # ------------------------------------------------------------------------------------------------
-
-  def sample(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Frames to draw, and for each another one whose speech is out of sync with it."""
-    total, count = len(clip.frames), self.settings.frames
-    index = rng.choice(total, count, replace=total < count)
-    apart = np.abs(np.arange(total) - index[:, None])
-    # As far apart as asked for, else as far as the clip allows.
-    allowed = apart >= np.minimum(self.settings.out_of_sync, apart.max(1, keepdims=True))
-    shifted = [rng.choice(np.flatnonzero(row)) for row in allowed]
-    return self.experts.sample(clip, rng) | {
-      'drawn_frames': np.array(index, np.int32),
-      'shifted_index': np.array(shifted, np.int32),
-    }
-
-  def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Frames spread over the clip."""
-    count = self.settings.evaluation_frames
-    index = (np.arange(count) + 0.5) * len(clip.frames) / count
-    sample = self.experts.sample(clip, rng, strangers=True)
-    return sample | {'drawn_frames': index.astype(np.int32)}
-
-  def _step(self, index, steps):
-    """The CPC step that has heard the whole of each frame."""
-    return speech.steps_at((index + 1) / self.fps, steps)
-
-  def _faces(self, batch, index):
-    """(B * n, S, S, 3) faces in [-1, 1] of frames (B, n)."""
-    faces = drawn_faces.to_signed(self.experts.faces(batch, index, self.face_size))
-    return faces.reshape(-1, *faces.shape[2:])
-
-  def _apply(self, state, name, *inputs, params=None, **settings):
-    params = state.nets[name].params if params is None else params
-    stats = state.nets[name].stats
-    variables = {'params': params, **({'batch_stats': stats} if stats else {})}
-    return getattr(self, name).apply(variables, *inputs, **settings)
-
-  def _listen(self, state, wav, num_samples):
-    """Contexts (B, N, D), identities nu (B, D) and emotions mu (B, 8) of clips."""
-    context, omega = self.experts.hear_whole(state, wav, num_samples)
-    omega = _standardised(omega, state.schedule)
-    identity, emotion = (
-      self._apply(state, name, omega) for name in ('identity_student', 'emotion_student')
-    )
-    return context, identity, emotion
 
   # ------------------------------------------------------------------------------------------------
   # Training
@@ -322,7 +141,7 @@ class Speech2Video:
     emotion = emotion.reshape(*shown.shape[:2], -1).mean(1)  # Eq. 1
 
     schedule = self._remember(state, batch, omega)
-    omega = _standardised(omega, schedule)
+    omega = standardised(omega, schedule)
     nets, metrics = dict(state.nets), {}
     for name, target in (('identity_student', identity), ('emotion_student', emotion)):
 
@@ -430,161 +249,3 @@ class Speech2Video:
       mutable=['batch_stats'],
     )
     return maps, frames, net.stats | stats | updated['batch_stats']
-
-  # ------------------------------------------------------------------------------------------------
-  # Use
-  # ------------------------------------------------------------------------------------------------
-
-  def eval_step(self, state: base.State, batch: base.Batch) -> base.Metrics:
-    """Numbers per clip, means over its evaluation frames, (B,) each.
-
-    Rows: 'ground_truth'; 'average_face', the mean of the training faces; 'generated'. `l1` in
-    [0, 1], `ssim`, `psnr` in dB. Where the corpus has labels, `right_person`, `right_emotion` and
-    `right_traits`: whether the observer, which is neither teacher, sees them. Where both teachers
-    learned here, too: 'teacher', what they see in the real frames, and 'speech', what stage 1
-    hears: in nu, as the identity teacher names it, and in mu.
-    """
-    index = batch['drawn_frames']
-    clips, each = index.shape
-    real = self._faces(batch, index)
-    context, identity, emotion = self._listen(state, batch['wav'], batch['num_samples'])
-    maps = self._apply(state, 'decoder', identity, train=False, method='inflate')
-    times = (index + 1) / self.fps
-    drawn = self._draw(state, context, emotion, maps, times)
-    average = jnp.broadcast_to(state.schedule['average_face'], real.shape)
-    numbers = {}
-    for row, image in (('ground_truth', real), ('average_face', average), ('generated', drawn)):
-      numbers |= drawn_faces.distances(row, image, real, clips)
-      if self.experts.observer is not None:
-        numbers |= drawn_faces.recognised(row, batch, self.experts.observe(state, image))
-    if {'identity_teacher', 'emotion_teacher'} <= set(state.nets):
-      size = self.experts.settings.teacher_size
-      faces = self.experts.faces(batch, index, size).reshape(-1, size, size, 3)
-      for row, description, mood in (
-        ('teacher', self.experts.describe(state, faces), self.experts.feel(state, faces)),
-        ('speech', jax.nn.relu(identity), emotion),
-      ):
-        said = {'identity': self.experts.name(state, description), 'emotion': mood}
-        numbers |= drawn_faces.recognised(row, batch, said)
-    return numbers
-
-  def summary(self, results: dict[str, float]) -> str:
-    """Says what the numbers of `eval_step` mean, and which experts were at hand."""
-    text = (
-      f'From the voices of clips it has not seen it draws faces of SSIM '
-      f'{results["generated/ssim"]:.3f}; the average training face has '
-      f'{results["average_face/ssim"]:.3f}.'
-    )
-    if 'generated/right_person' in results:
-      drawn, real = (
-        [results[f'{row}/right_{what}'] for what in ('person', 'emotion')]
-        for row in ('generated', 'ground_truth')
-      )
-      text += (
-        f' An observer knows {drawn[0]:.0%} of the speakers and {drawn[1]:.0%} of the emotions in '
-        f'them, against {real[0]:.0%} and {real[1]:.0%} in the real videos; guessing gives '
-        f'{1 / self.experts.observer.identities:.0%} of the speakers.'
-      )
-    learned = [name.replace('_', ' ') for name in self.experts.learned if name in PUBLIC]
-    if learned:
-      text += (
-        f' No weights were given for {", ".join(learned)}, so they learned from this corpus alone; '
-        "the paper's are public ones (model.experts.weights)."
-      )
-    return text
-
-  def samples(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
-    """Real faces (left or above) and those drawn from the speech (right or below)."""
-    clips, length = batch['frames'].shape[:2]
-    index = jnp.broadcast_to(jnp.arange(length), (clips, length))
-    real = self._faces(batch, index)
-    context, identity, emotion = self._listen(state, batch['wav'], batch['num_samples'])
-    maps = self._apply(state, 'decoder', identity, train=False, method='inflate')
-    drawn = self._draw(state, context, emotion, maps, (index + 1) / self.fps)
-    real, drawn = (x.reshape(clips, length, *x.shape[1:]) for x in (real, drawn))
-    return drawn_faces.pictures(real, drawn, batch['num_frames'])
-
-  def videos(self, state: base.State, batch: base.Batch) -> dict[str, jax.Array]:
-    """Whole clips for observers, (B, T, H, W, 3) uint8 RGB: real, and with drawn faces."""
-
-    def draw(clip):
-      context, identity, emotion = self._listen(state, clip['wav'], clip['num_samples'])
-      maps = self._apply(state, 'decoder', identity, train=False, method='inflate')
-      times = (jnp.arange(clip['frames'].shape[1])[None] + 1) / self.fps
-      return self._draw(state, context, emotion, maps, times)
-
-    return {'ground_truth': batch['frames'], 'generated': drawn_faces.redraw(draw, batch)}
-
-  def describe(self, state: base.State, inputs: base.Batch) -> base.Batch:
-    """Who speaks, and in which mood: what `generate` draws in all chunks of one speech.
-
-    Args:
-      state: trained.
-      inputs: `wav` (M, L) int16, stretches of the speech at 16 kHz about as long as training clips,
-        of which `num_samples` (M,) are sound.
-
-    Returns:
-      `identity` (D,) and `emotion` (8,), means over the stretches.
-    """
-    _, identity, emotion = self._listen(state, inputs['wav'], inputs['num_samples'])
-    return {'identity': identity.mean(0), 'emotion': emotion.mean(0)}
-
-  def generate(self, state: base.State, inputs: base.Batch) -> jax.Array:
-    """Draws the frames of a stretch of speech.
-
-    Args:
-      state: trained.
-      inputs: `wav` (L,) int16, speech at 16 kHz; `times` (N,) float32, seconds from its start to
-        each frame; `identity` and `emotion` from `describe`. Frames should have heard a second or
-        two: `wav` begins that much earlier.
-
-    Returns:
-      (N, S, S, 3) uint8 RGB faces, at `fps`.
-    """
-    context = self.experts.hear(state, inputs['wav'][None])
-    identity, emotion = inputs['identity'][None], inputs['emotion'][None]
-    maps = self._apply(state, 'decoder', identity, train=False, method='inflate')
-    times = inputs['times'][None] + 1 / self.fps
-    return drawn_faces.to_uint8(self._draw(state, context, emotion, maps, times))
-
-  def _draw(self, state, context, emotion, maps, times):
-    """(B * n, S, S, 3) in [-1, 1]: frames that end at `times` (B, n) in seconds."""
-    each = times.shape[1]
-    step = speech.steps_at(times, context.shape[1])
-    heard = jnp.take_along_axis(context, step[..., None], axis=1)
-    frames = self._apply(
-      state,
-      'decoder',
-      heard.reshape(-1, heard.shape[-1]),
-      jnp.repeat(emotion, each, axis=0),
-      [jnp.repeat(x, each, axis=0) for x in maps],
-      train=False,
-      method='draw',
-    )
-    return jnp.clip(frames, -1, 1)
-
-
-def _standardised(omega, schedule):
-  """omega (B, D) over the deviations that clips have in it: who speaks shows in a small part of it,
-  which the students would find late or never."""
-  variance = schedule['omega_square'] - jnp.square(schedule['omega'])
-  return (omega - schedule['omega']) * jax.lax.rsqrt(jnp.maximum(variance, 0) + 1e-6)
-
-
-def _check(run, settings, decoder):
-  drawn_faces.check_half(settings.loss.half)
-  if settings.optimizer not in _OPTIMIZERS:
-    raise errors.ConfigError(
-      f'model.optimizer is {settings.optimizer!r}.',
-      where='config',
-      hint=f'use one of {", ".join(_OPTIMIZERS)}.',
-    )
-  if decoder.image_size % 32:
-    raise errors.ConfigError(
-      f'model.decoder.image_size is {decoder.image_size}.',
-      where='config',
-      hint='use a multiple of 32.',
-    )
-  check_stage_ends(
-    run, expert_steps=settings.expert_steps, distillation_steps=settings.distillation_steps
-  )
