@@ -37,14 +37,15 @@ def of_davs(workdir, levels):
   columns += [f'{way}/rank' for way in ('video_to_audio', 'audio_to_video', *rows)]
   columns += [f'{row}/{metric}' for row in rows for metric in ('psnr', 'ssim')]
   columns += ['person/word_read']
-  for number, name in enumerate((*davs.EMBEDDINGS, *davs.GENERATORS)):
-    folder = workdir / name
+  again = [f'{name}_again' for name in davs.EMBEDDINGS]
+  for number, name in enumerate((*davs.EMBEDDINGS, *again, *davs.GENERATORS)):
+    folder, first = workdir / name, name.removesuffix('_again')
     (folder / 'samples').mkdir(parents=True)
     lines = [','.join(['clip_id', *columns])]
     for clip in range(40):
       found = []
       for column in columns:
-        level = levels.get((name, column), 0.5)
+        level = levels.get((name, column), levels.get((first, column), 0.5))
         if column.endswith('rank'):
           found.append(1.0 if rng.random() < level else 30.0)
         elif column.endswith(('psnr', 'ssim')):
@@ -54,7 +55,7 @@ def of_davs(workdir, levels):
       lines.append(','.join(map(str, [f'clip_{clip}', *found])))
     (folder / 'clips.csv').write_text('\n'.join(lines) + '\n')
     (folder / 'config.json').write_text(json.dumps({'evaluation': {'samples': 2}}))
-    picture = np.full((2 * 3 * 16, 64, 3), 30 * number, np.uint8)
+    picture = np.full((2 * 3 * 16, 64, 3), 20 * number, np.uint8)
     cv2.imwrite(str(folder / 'samples' / 'step_000000004.png'), picture)
 
 
