@@ -1,6 +1,7 @@
 """Plans: what a step costs on a slice that need not exist, and what they say where it cannot be."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -8,6 +9,7 @@ import runs
 from configs import davs, lip_expert, sf2f, speech2video, sync_expert, talklip
 from tfg_jax import errors, partition, plan, pretrained, slices
 from tfg_jax.hlo import Collective
+from tfg_jax.networks import layers
 from tfg_jax.plan import Cost, NoMemoryError
 from tfg_jax.systems import lip_expert as lip_systems
 
@@ -298,3 +300,20 @@ def test_a_step_compiles_for_a_slice_that_is_not_there(twin, capsys):
   assert 'talklip, stage 2, jit, float32, for v5e:2x2: 4 x TPU v5 lite' in said
   assert 'ms at best, bound by' in said
   assert {x.kind for x in found.collectives} == {'all-reduce'}
+
+
+@pytest.mark.tpu_compile
+def test_what_suits_a_cpu_is_not_compiled_for_a_slice():
+  """A TPU skips the holes of a transposed convolution itself."""
+  pytest.importorskip('libtpu', reason='libtpu is not installed: pip install .[tpu]')
+  up = layers.ConvTranspose(8, (3, 3), 2, 1, 1)
+  x = jnp.zeros((4, 8, 8, 16))
+  params = up.init(jax.random.key(0), x)
+
+  def lowered(devices):
+    place = partition.build('jit', batch_size=4, devices=devices)
+    return place.lower(lambda params, x: (params, up.apply(params, x)), params, x)
+
+  holes = 'lhs_dilate = [2, 2]'
+  assert holes in lowered(slices.find('v5e:2x2').devices).as_text()
+  assert holes not in lowered(jax.devices('cpu')[:1]).as_text()

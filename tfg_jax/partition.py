@@ -100,11 +100,15 @@ class Partition:
     )
 
   def lower(self, step: Callable, state, batch) -> jax.stages.Lowered:
-    """What `train` gives to the compiler, for a state and a batch that may be shapes alone."""
-    if self.kind == 'jit':
-      return self.train(step).lower(state, batch)
-    shapes = jax.eval_shape(self._stack, batch)
-    return self._pmap(step).lower(state, shapes)
+    """What `train` gives to the compiler, for a state and a batch that may be shapes alone.
+
+    The devices may be of another platform than those here.
+    """
+    with jax.default_device(self.mesh.devices.flat[0]):
+      if self.kind == 'jit':
+        return self.train(step).lower(state, batch)
+      shapes = jax.eval_shape(self._stack, batch)
+      return self._pmap(step).lower(state, shapes)
 
   def evaluate(self, step: Callable) -> Callable:
     """Compiles `step(state, batch) -> {name: (B, ...)}` over the devices, without collectives."""
