@@ -216,8 +216,8 @@ def _phase_by_phase(x, kernel, strides, paddings, extras):
 
   Output pixels at the same distance from an input pixel (there are `stride` such phases per axis)
   are one ordinary convolution of the input, with those taps of the kernel that meet pixels. Other
-  devices would read the input once per phase and the output twice: on a v5e by plan twice the bytes
-  of TalkLip's layers.
+  devices would read the input once per phase and write the output twice: on a v5e, by plan, two and
+  a half times the bytes in TalkLip's layers.
   """
   batch, *inner, _ = x.shape
   sizes = [
