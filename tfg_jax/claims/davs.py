@@ -99,7 +99,7 @@ _QUICK = dict(
   identity=('num_steps=200', 'model.identity_steps=200', 'evaluation.every=200'),
   words=('num_steps=1000', 'model.word_steps=1000', 'evaluation.every=1000'),
   base=('num_steps=1000', 'evaluation.every=1000', *_READ_MORE),
-  generator=('num_steps=500', 'evaluation.every=500', *_READ_MORE),
+  generator=('num_steps=1000', 'evaluation.every=1000', *_READ_MORE),
 )
 _FULL = dict(
   puppets=dict(clips=20_000, size=260, identities=100, frames=29, eval_fraction=0.05),
