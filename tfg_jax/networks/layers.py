@@ -219,6 +219,7 @@ def _phase_by_phase(x, kernel, strides, paddings, extras):
   devices would read the input once per phase and write the output twice: on a v5e, by plan, two and
   a half times the bytes in TalkLip's layers.
   """
+  rank, features = len(strides), kernel.shape[-1]
   batch, *inner, _ = x.shape
   sizes = [
     (size - 1) * stride - 2 * padding + k + extra
@@ -239,14 +240,11 @@ def _phase_by_phase(x, kernel, strides, paddings, extras):
       around.append((-first, coarse[axis] - inner[axis] + last))
     if taps.size:
       pictures.append(
-        lax.conv_general_dilated(
-          x, taps, (1,) * len(strides), around, dimension_numbers=_LAYOUTS[len(strides)]
-        )
+        lax.conv_general_dilated(x, taps, (1,) * rank, around, dimension_numbers=_LAYOUTS[rank])
       )
     else:  # a stride that is longer than the window leaves pixels out
-      pictures.append(jnp.zeros((batch, *coarse, kernel.shape[-1]), x.dtype))
+      pictures.append(jnp.zeros((batch, *coarse, features), x.dtype))
   # (B, *coarse, phases, out) to (B, *sizes, out)
-  rank, features = len(strides), kernel.shape[-1]
   y = jnp.stack(pictures, axis=-2).reshape(batch, *coarse, *strides, features)
   y = y.transpose(0, *(i for axis in range(rank) for i in (1 + axis, 1 + rank + axis)), -1)
   y = y.reshape(batch, *(n * s for n, s in zip(coarse, strides, strict=True)), features)

@@ -22,13 +22,9 @@ import jax.numpy as jnp
 import optax
 
 from tfg_jax import configuration, light_random, losses
+from tfg_jax.features import speech
 from tfg_jax.systems import base, drawn_faces, players, speech2video_players
-from tfg_jax.systems.speech2video_players import (
-  DISTILLATION,
-  EXPERTS,
-  OPTIMIZERS,
-  rmsprop,
-)
+from tfg_jax.systems.speech2video_players import DISTILLATION, EXPERTS, OPTIMIZERS, rmsprop
 from tfg_jax.systems.speech2video_speaker import Speaker, standardised
 
 
@@ -183,8 +179,8 @@ class Speech2Video(Speaker):
     index = batch['drawn_frames']
     real = self._faces(batch, index)
 
-    def at(frames):  # (B, n) -> (B * n, D)
-      step = self._step(frames, context.shape[1])[..., None]
+    def at(frames):  # (B, n) -> (B * n, D): the step that has heard the whole of each frame
+      step = speech.steps_at((frames + 1) / self.fps, context.shape[1])[..., None]
       return jnp.take_along_axis(context, step, axis=1).reshape(-1, context.shape[-1])
 
     heard, shifted = at(index), at(batch['shifted_index'])

@@ -81,14 +81,7 @@ class Speaker:
 
   def sample_evaluation(self, clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Frames spread over the clip."""
-    count = self.settings.evaluation_frames
-    index = (np.arange(count) + 0.5) * len(clip.frames) / count
-    sample = self.experts.sample(clip, rng, strangers=True)
-    return sample | {'drawn_frames': index.astype(np.int32)}
-
-  def _step(self, index, steps):
-    """The CPC step that has heard the whole of each frame."""
-    return speech.steps_at((index + 1) / self.fps, steps)
+    return self.experts.sample_evaluation(clip, rng, self.settings.evaluation_frames)
 
   def _faces(self, batch, index):
     """(B * n, S, S, 3) faces in [-1, 1] of frames (B, n)."""

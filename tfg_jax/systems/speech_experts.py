@@ -237,6 +237,11 @@ class Experts:
         chosen['traits'] = _traits(clip, self.settings.traits)
     return {name: np.asarray(x, np.int32) for name, x in chosen.items()}
 
+  def sample_evaluation(self, clip, rng: np.random.Generator, frames: int) -> dict[str, np.ndarray]:
+    """What `sample` gives of anybody's clip, with so many `drawn_frames` spread over it."""
+    index = (np.arange(frames) + 0.5) * len(clip.frames) / frames
+    return self.sample(clip, rng, strangers=True) | {'drawn_frames': index.astype(np.int32)}
+
   def _identity(self, clip, strangers):
     number = clip.extras.get('identity', ())
     if len(number) != 1:
