@@ -322,12 +322,14 @@ def cross_entropy(logits, labels, mask=None, *, axis_name: str | None = None):
 
 
 def confusion(logits, mask=None, *, axis_name: str | None = None):
-  """Mean over the classes of (softmax - 1/N)^2, 0 if the classifier knows nothing at all.
+  """Eq. 3 and 5 of the DAVS paper: the sum over the classes of (softmax - 1/N)^2.
 
-  Takes (..., N) logits. N times this is the paper's Eq. 3 and 5, a sum over the classes.
+  Takes (..., N) logits; 0 if the classifier knows nothing at all. The released code has the mean
+  over the classes.
   """
   probabilities = jax.nn.softmax(logits.astype(jnp.float32))
-  return masked_mean(jnp.square(probabilities - 1 / logits.shape[-1]), mask, axis_name=axis_name)
+  squares = jnp.sum(jnp.square(probabilities - 1 / logits.shape[-1]), axis=-1)
+  return masked_mean(squares, mask, axis_name=axis_name)
 
 
 def log_confusion(logits, mask=None, *, axis_name: str | None = None):

