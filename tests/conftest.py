@@ -7,6 +7,7 @@ import pickle
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import corpus
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ import runs
 from noise import noisy_variables
 
 jax.config.update('jax_num_cpu_devices', 2)
+# A first example compiles, and a busy machine is no fault.
+hypothesis.settings.register_profile('untimed', deadline=None)
+hypothesis.settings.load_profile('untimed')
 _PARITY = pathlib.Path(__file__).parent / 'parity'
 
 

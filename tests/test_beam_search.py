@@ -40,7 +40,7 @@ def log_prob(row, sequence):
   return sum(rows[a, b] for a, b in itertools.pairwise((EOS, *sequence, EOS)))
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(st.integers(0, 10_000))
 def test_with_room_for_all_sentences_they_come_in_order(seed):
   table = np.random.default_rng(seed).normal(0, 2, (3, V, V)).astype(np.float32)
@@ -57,7 +57,7 @@ def test_with_room_for_all_sentences_they_come_in_order(seed):
 narrow = functools.partial(search, beam=3, max_length=4, min_length=2)
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(st.integers(0, 10_000), st.sampled_from([0.0, 1.0, 2.0]))
 def test_hypotheses_are_sentences(seed, length_penalty):
   table = np.random.default_rng(seed).normal(0, 3, (3, V, V)).astype(np.float32)

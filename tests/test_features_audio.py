@@ -80,14 +80,14 @@ def test_silence_is_the_lowest_value():
   np.testing.assert_allclose(energy, -36.0437, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 20_000))
 def test_frames_are_counted_as_python_speech_features_counts_them(samples):
   frames = python_speech_features.sigproc.framesig(np.zeros(samples), 400, 160)
   assert audio.num_frames(samples) == len(frames)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 500), st.sampled_from([0.0, 0.04, 0.08]))
 def test_mel_windows_start_at_whole_frames_without_rounding_errors(frame, lead):
   start = audio.mel_window_starts(np.float32(frame / 25), lead)

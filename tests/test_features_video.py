@@ -20,7 +20,7 @@ corners = st.tuples(
 ).map(lambda x: (x[0], x[1], x[0] + x[2], x[1] + x[3]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(corners)
 def test_crop_is_that_of_opencv(box):
   x1, y1, x2, y2 = box
@@ -29,7 +29,7 @@ def test_crop_is_that_of_opencv(box):
   assert np.max(np.abs(ours - theirs)) <= 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(corners)
 def test_paste_is_a_bilinear_resize_into_the_box(box):
   x1, y1, x2, y2 = box

@@ -140,7 +140,7 @@ def _pupils_of(portrait):
 @hypothesis.given(
   apart=st.floats(40, 160), angle=st.floats(-1.0, 1.0), x=st.floats(150, 250), y=st.floats(150, 250)
 )
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 def test_pupils_come_to_their_places(apart, angle, x, y):
   half = apart / 2 * np.array([np.cos(angle), np.sin(angle)])
   pupils = [np.array([x, y]) - half, np.array([x, y]) + half]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tfg_jax.features.masking import mask_runs, replace_frames, span_mask, substitute_frames
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
   seed=st.integers(0, 1000),
   lengths=st.lists(st.integers(4, 40), min_size=1, max_size=3),
@@ -68,7 +68,7 @@ def test_runs_touching_both_ends():
   np.testing.assert_array_equal(mask_runs(mask), [[0, 0, 2], [0, 3, 4], [2, 1, 4]])
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(seed=st.integers(0, 1000), start=st.integers(0, 10), length=st.integers(1, 10))
 def test_substitutes_come_from_elsewhere(seed, start, length):
   mask = np.zeros((1, 20), bool)

@@ -227,7 +227,7 @@ def test_diphthongs_move_from_one_shape_to_the_other():
   seed=st.integers(0, 1000),
   amount=st.floats(0, 0.1),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_jitter_keeps_order_and_ends(lengths, seed, amount):
   borders = np.concatenate([[0.2], 0.2 + np.cumsum(lengths)])
   phonemes = [('a', float(a), float(b)) for a, b in zip(borders, borders[1:], strict=False)]
@@ -337,7 +337,7 @@ def test_puppets_sound_different_and_as_they_look():
   y=st.floats(-90, 90),
   number=st.integers(0, 50),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_face_boxes_stay_inside_the_frame(yaw, pitch, roll, x, y, number):
   look = identity.make_identity(0, number).look
   x1, y1, x2, y2 = scene.face_box(look, 64, scene.Pose(yaw, pitch, roll, x, y))

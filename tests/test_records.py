@@ -186,7 +186,7 @@ def test_records_are_read_by_number(corpus):
 
 
 @hypothesis.given(shards=st.lists(st.lists(st.binary(max_size=40), max_size=5), max_size=5))
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 def test_any_records_in_any_shards_come_back(tmp_path_factory, shards):
   hypothesis.assume(any(shards))
   directory = tmp_path_factory.mktemp('corpus')

@@ -101,7 +101,7 @@ def test_what_is_too_large_is_linked_and_the_latest_last(workdir, monkeypatch):
   assert 'step_000000004.png' not in links and 'step_000000002_clip_0.mp4' in links
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
   values=st.lists(st.floats(-10, 10) | st.just(np.nan), min_size=1, max_size=2000),
   most=st.integers(1, 50),

@@ -86,7 +86,6 @@ count_edits = jax.jit(word_edits, static_argnames='symbols')
 tokens = st.lists(st.integers(0, len(PIECES) - 1), max_size=6)
 
 
-@hypothesis.settings(deadline=None)  # the first example compiles
 @hypothesis.given(tokens, tokens)
 def test_word_edits_on_the_device_are_those_of_the_texts(said, meant):
   hypotheses, references = (

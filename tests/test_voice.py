@@ -60,7 +60,7 @@ def test_without_webrtcvad_the_error_says_what_to_install(monkeypatch):
 # --------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(samples=st.integers(1, 20_000), start=st.integers(0, 150))
 def test_a_window_has_the_frames_of_the_whole_voice(samples, start):
   wav = speech(samples / RATE)
