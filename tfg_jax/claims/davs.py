@@ -1,6 +1,6 @@
 """The tables of DAVS on puppets: what each supervision adds, what the person's features tell.
 
-quick    narrow networks, 64 px faces: an hour or two on two CPU cores
+quick    narrow networks, 64 px faces: two to three hours on two CPU cores
 full     the published networks, 260 px puppets: for an accelerator
 
 Puppets say words in carrier sentences, so every clip names a word and a person. The four embeddings
