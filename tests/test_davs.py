@@ -186,13 +186,14 @@ def test_another_optimiser_is_that_of_the_networks_of_pictures(toy_records):
   assert others == {'identity_encoder', 'lip_encoder', 'decoder'}
 
 
-def test_a_person_cannot_hide_a_word_by_shrinking_or_by_an_offset():
+def test_a_person_cannot_hide_a_word_by_shrinking_a_number_or_by_an_offset():
   reader = networks.PooledWordClassifier(5)
   vectors = gaussian(3, 2, 20, 6)
   variables = noisy_variables(reader, vectors)
   told = reader.apply(variables, vectors)
   assert told.shape == (2, 5) and np.abs(told[0] - told[1]).max() > 0.1
-  hidden = 1e-3 * vectors + gaussian(4, 2, 1, 6)
+  shrinking = np.asarray([1e-3, 1e-2, 0.1, 1, 10, 100], np.float32)
+  hidden = shrinking * vectors + gaussian(4, 2, 1, 6)
   np.testing.assert_allclose(reader.apply(variables, hidden), told, atol=2e-3)
   assert np.isfinite(reader.apply(variables, jnp.ones_like(vectors))).all()
 

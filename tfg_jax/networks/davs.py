@@ -498,25 +498,35 @@ class IdentityWordClassifier(nn.Module):
 class PooledWordClassifier(nn.Module):
   """C_p^w of the paper's text: looks for the word in the vectors of consecutive frames.
 
-  The layers are ours. It reads how vectors vary and not how much: a person makes nearly all of
-  them, and an encoder that shrinks what is left would hide the word from this reader alone.
+  The layers are ours. Of each number it reads how it varies in a clip, and not how much it does in
+  the batch: a person makes nearly all of the vectors, and an encoder that shrinks what is left, or
+  has the word in its smallest numbers only, would hide it from this reader alone. It is wide
+  because it has to find the word again as quickly as the encoder hides it.
   """
 
   words: int = 500
-  projection: int = 8
-  width: int = 32
+  projection: int = 32
+  width: int = 128
+  axis_name: str | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, vectors):  # (B, T, D) -> (B, words)
     x = vectors - vectors.mean(axis=1, keepdims=True)
-    x *= lax.rsqrt(jnp.square(x).mean(axis=(1, 2), keepdims=True) + _NO_VARIATION)
+    x *= lax.rsqrt(self._variation(lax.stop_gradient(x)) + _NO_VARIATION)
     x = Dense(self.projection, dtype=self.dtype, name='projection')(x)
     for layer, stride in enumerate((1, 2)):
       x = nn.Conv(self.width, (5,), stride, dtype=self.dtype, name=f'conv{layer}')(x)
       x = nn.relu(x)
     x = x.reshape(len(x), -1)
     return Dense(self.words, dtype=self.dtype, name='fc')(x).astype(jnp.float32)
+
+  def _variation(self, changes):
+    """(D,), the mean square of each number, over all devices."""
+    squares = jnp.square(changes).mean(axis=(0, 1))
+    if self.axis_name is None or self.is_initializing():
+      return squares
+    return lax.pmean(squares, self.axis_name)
 
 
 class PersonClassifier(nn.Module):

@@ -175,9 +175,9 @@ def _module(name, settings: Settings, shared) -> nn.Module:
   if name in ('person_classifier', 'person_probe'):
     return networks.PersonClassifier(settings.persons, dtype=dtype)
   if name == 'identity_word_classifier':
-    pooled = settings.identity_source == 'pooled'
-    reader = networks.PooledWordClassifier if pooled else networks.IdentityWordClassifier
-    return reader(settings.words, dtype=dtype)
+    if settings.identity_source == 'pooled':
+      return networks.PooledWordClassifier(settings.words, **shared)
+    return networks.IdentityWordClassifier(settings.words, dtype=dtype)
   values, classes = settings.word_classifier, {'words': settings.words}
   where = 'model.word_classifier'
   return configuration.build_module(networks.WordClassifier, values, where, **classes, dtype=dtype)
