@@ -178,7 +178,7 @@ def _make_small(c):
     evaluation_frames=9,
     weights=dict(
       # That of the README's table. E_p's gradient is nearly all this term's, and Adam drops its
-      # size: at 1200 the first 200 steps were the same.
+      # size: at 1200 the first 200 steps were the same, with the narrower C_p^w of before.
       identity_words=5000.0,
       # At 1 and 5 the encoders hide their sense before they learn a word, and stay there; at 0.1
       # the adversary still costs words.

@@ -498,10 +498,10 @@ class IdentityWordClassifier(nn.Module):
 class PooledWordClassifier(nn.Module):
   """C_p^w of the paper's text: looks for the word in the vectors of consecutive frames.
 
-  The layers are ours. Of each number it reads how it varies in a clip, and not how much it does in
-  the batch: a person makes nearly all of the vectors, and an encoder that shrinks what is left, or
-  has the word in its smallest numbers only, would hide it from this reader alone. It is wide
-  because it has to find the word again as quickly as the encoder hides it.
+  The layers are ours. A person makes nearly all of a vector, so the clip's mean is taken away; and
+  each of the D numbers is divided by how much the whole batch varies in it. Else an encoder could
+  hide the word from this reader, and from no other, by shrinking what varies or by leaving it to
+  the smallest numbers. Wide, as it has to find a word again as soon as the encoder has hidden it.
   """
 
   words: int = 500
@@ -512,7 +512,8 @@ class PooledWordClassifier(nn.Module):
 
   @nn.compact
   def __call__(self, vectors):  # (B, T, D) -> (B, words)
-    x = vectors - vectors.mean(axis=1, keepdims=True)
+    x = vectors.astype(jnp.float32)
+    x -= x.mean(axis=1, keepdims=True)
     x *= lax.rsqrt(self._variation(lax.stop_gradient(x)) + _NO_VARIATION)
     x = Dense(self.projection, dtype=self.dtype, name='projection')(x)
     for layer, stride in enumerate((1, 2)):
@@ -522,7 +523,7 @@ class PooledWordClassifier(nn.Module):
     return Dense(self.words, dtype=self.dtype, name='fc')(x).astype(jnp.float32)
 
   def _variation(self, changes):
-    """(D,), the mean square of each number, over all devices."""
+    """(D,), the mean square of each number of (B, T, D), over all devices."""
     squares = jnp.square(changes).mean(axis=(0, 1))
     if self.axis_name is None or self.is_initializing():
       return squares
