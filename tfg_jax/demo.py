@@ -370,7 +370,9 @@ def page(choices: Sequence[Choice], puppets: Sequence, folder: str, *, max_secon
     # What is known of a puppet's face is not of another's.
     others = [video.upload, video.clear, video.stop_recording]
     others += [image.upload, image.clear, image.input]
-    gr.on(others, lambda: ('', None), None, [box, boxes], api_visibility='private')
+    # The place is cleared in the browser, at once: a late answer would clear what was typed since.
+    gr.on(others, js="() => ''", outputs=box, api_visibility='private')
+    gr.on(others, lambda: None, outputs=boxes, api_visibility='private')
     button.click(press, [run, *inputs], outputs, api_visibility='private')
   return blocks
 
