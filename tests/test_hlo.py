@@ -87,6 +87,16 @@ FUSED = """
   %t = f32[8,128]{1,0:T(8,128)} parameter(0)
   ROOT %m = f32[8,128]{1,0:T(8,128)} multiply(%t, %t)
 }
+
+%beside (v: f32[8,128], w: f32[8,128], x: f32[64,128]) -> (f32[8,128], f32[8,128], f32[64,128]) {
+  %v = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %w = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %x = f32[64,128]{1,0:T(8,128)} parameter(2)
+  %y = f32[8,128]{1,0:T(8,128)} multiply(%v, %v)
+  %g = f32[64,128]{1,0:T(8,128)} all-gather(%w), channel_id=1, dimensions={0}
+  ROOT %z = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, f32[64,128]{1,0:T(8,128)}, \
+f32[64,128]{1,0:T(8,128)}) tuple(%y, %w, %x, %g)
+}
 """
 
 
@@ -122,6 +132,13 @@ FUSED = """
         'backend_config={"known_trip_count":{"n":"5"}}'
       ],
       5 * 3 * MATRIX,
+    ),
+    (  # a step of a gathering, taken beside a product
+      [
+        'ROOT %c = (f32[8,128]{1,0:T(8,128)}, f32[8,128]{1,0:T(8,128)}, f32[64,128]{1,0:T(8,128)}, '
+        'f32[64,128]{1,0:T(8,128)}) fusion(%a, %d, %e), kind=kOutput, calls=%beside'
+      ],
+      2 * MATRIX,
     ),
   ],
 )

@@ -160,7 +160,8 @@ def traffic(text: str) -> int:
   Arrays that a TPU's compiler keeps in memory on the chip cost what it takes to bring them there;
   the `bytes accessed` of its own analysis count their every use. Arrays count with the ends of the
   tiles that they fill in part. Where an operation takes a part of an array, or changes one, the
-  part counts. Loops count as often as they run, where that is known.
+  part counts. A collective that goes on beside other operations counts where it begins and where it
+  ends, not with each of them. Loops count as often as they run, where that is known.
   """
   computations, entry = _computations(text)
 
@@ -186,19 +187,26 @@ def _moved(x: _Instruction, body, computations, cost) -> int:
     inside = computations[x.called[0]]
     arguments = [y for y in inside.values() if y.kind == 'parameter']
     placed = [y for y in inside.values() if y.kind == 'dynamic-update-slice']
+    outputs = [y for z in inside.values() if z.kind == 'tuple' for y in z.operands]
+    handed_on = [inside[y] for y in outputs if inside[y].kind in ('parameter', *_KINDS)]
   else:  # as a fusion of itself alone
     arguments = [body[name] for name in dict.fromkeys(x.operands) if name in body]
     inside = {y.name: y for y in (*arguments, x)}
     placed = [x] if x.kind == 'dynamic-update-slice' else []
+    handed_on = []
   written = _in_memory(x.shape)
   if written:
     written -= sum(_size(y.shape) - _size(inside[y.operands[1]].shape) for y in placed)
+    written -= sum(_in_memory(y.shape) for y in handed_on)
   return written + sum(_read(argument, inside.values()) for argument in arguments)
 
 
 def _read(argument: _Instruction, inside) -> int:
   """Bytes of an argument that the instructions `inside` read."""
   users = [x for x in inside if argument.name in x.operands]
+  kinds = {x.kind for x in users}
+  if 'tuple' in kinds and kinds <= {'tuple', *_KINDS}:  # it is handed on
+    return 0
   if users and all(x.kind in _CUTS and x.operands[0] == argument.name for x in users):
     cut = sum(0 if x.kind == 'dynamic-update-slice' else _size(x.shape) for x in users)
     return 0 if _is_on_chip(argument.shape) else min(cut, _size(argument.shape))
