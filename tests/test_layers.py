@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from noise import noisy_variables
 
-from tfg_jax.networks import layers
+from tfg_jax.networks import convolutions, layers
 
 
 def random(*shape, seed=0):
@@ -78,7 +78,7 @@ def test_grouped_conv_keeps_groups_apart():
 def test_conv_transpose_is_the_transpose_of_conv(
   kernel, strides, padding, output_padding, platform, monkeypatch
 ):
-  monkeypatch.setattr(layers, '_platform', lambda: platform)
+  monkeypatch.setattr(convolutions, '_platform', lambda: platform)
   y = random(1, 3, 3, 2)
   up = layers.ConvTranspose(5, (kernel,) * 2, strides, padding, output_padding, use_bias=False)
   variables = noisy_variables(up, y)
@@ -92,39 +92,6 @@ def test_conv_transpose_is_the_transpose_of_conv(
   x = random(1, size, size, 5, seed=1)
   shrunk = down.apply({'params': {'kernel': turned}}, x)
   np.testing.assert_allclose(np.vdot(shrunk, y), np.vdot(x, grown), rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-  'window, strides, padding, output_padding',
-  [((3,), 2, 1, 1), ((4, 3), (3, 1), (1, 0), (2, 0)), ((3, 1, 4), (1, 2, 2), (1, 0, 1), 0)],
-)
-def test_a_cpu_transposes_convolutions_with_the_numbers_and_gradients_of_other_devices(
-  window, strides, padding, output_padding, monkeypatch
-):
-  up = layers.ConvTranspose(4, window, strides, padding, output_padding)
-  x = random(2, *range(4, 4 + len(window)), 3)
-  variables = noisy_variables(up, x)
-  found = {}
-  for platform in ('cpu', 'tpu'):
-    monkeypatch.setattr(layers, '_platform', lambda platform=platform: platform)
-    y, pullback = jax.vjp(up.apply, variables, x)
-    found[platform] = y, pullback(random(*y.shape, seed=2))
-  assert y.shape[:1] == (2,) and y.shape[-1] == 4 and len(jax.tree.leaves(found['cpu'])) == 4
-  jax.tree.map(
-    lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5),
-    found['cpu'],
-    found['tpu'],
-  )
-
-
-def test_a_program_is_traced_for_the_device_that_it_will_run_on(monkeypatch):
-  assert layers._platform() == jax.devices()[0].platform
-  with jax.default_device('cpu'):
-    assert layers._platform() == 'cpu'
-  with jax.default_device(jax.devices('cpu')[0]):
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-    assert layers._platform() == 'cpu'
-  assert layers._platform() == 'tpu'
 
 
 def test_batch_norm_keeps_torch_statistics():

@@ -147,10 +147,15 @@ def compiler_options(platform: str) -> dict[str, str]:
   and is slow at gradients of kernels (measured by `tests/benchmarks/against_pytorch.py`). Sums stay
   with YNNPACK, which adds up pairwise. XLA's own loops add one number after the other, and batch
   statistics over 25,600 values were 1e-5 off: enough to turn a ReLU on here and off on two devices.
+  Barriers (`networks/convolutions.py` has them) are kept until operations have been fused; XLA
+  drops them before, where they hold nothing back.
   """
   if platform != 'cpu':
     return {}
-  options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}
+  options = {
+    'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
+    'xla_disable_hlo_passes': 'cse_barrier_expander',
+  }
   try:
     jax.jit(lambda: 0, compiler_options=options).lower().compile()
   except jax.errors.JaxRuntimeError:

@@ -6,7 +6,6 @@ parameters follow PyTorch's defaults: uniform within 1/sqrt(fan_in) for kernels 
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,11 +17,7 @@ from flax import linen as nn
 from jax import lax
 from jax.nn.initializers import Initializer
 
-_LAYOUTS = {
-  1: ('NWC', 'WIO', 'NWC'),
-  2: ('NHWC', 'HWIO', 'NHWC'),
-  3: ('NDHWC', 'DHWIO', 'NDHWC'),
-}
+from tfg_jax.networks import convolutions
 
 # Flax takes the variance as E[x^2] - E[x]^2 by default, which loses digits; PyTorch does not.
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -95,15 +90,8 @@ class Conv(nn.Module):
     if _is_thin(x, kernel) and {*strides, *dilations} == {1}:
       y = _conv_of_blocks(x, kernel, paddings)
     else:
-      y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=strides,
-        padding=[(p, p) for p in paddings],
-        rhs_dilation=dilations,
-        dimension_numbers=_LAYOUTS[len(window)],
-        feature_group_count=self.groups,
-      )
+      around = [(p, p) for p in paddings]
+      y = convolutions.conv(x, kernel, strides, around, dilations, self.groups)
     if self.use_bias:
       y += self.param('bias', self.bias_init or init, (self.features,)).astype(self.dtype)
     return y
@@ -138,12 +126,11 @@ def _conv_of_blocks(x, kernel, paddings):
   kernel = kernel.transpose(0, 3, 1, 4, 6, 2, 5, 7)  # (e, e, a, a, in, b, b, out)
   features = kernel.shape[-1]
   x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-  y = lax.conv_general_dilated(
+  y = convolutions.conv(
     x.reshape(batch, height // 2, width // 2, 4 * channels),
     kernel.reshape(*kernel.shape[:2], 4 * channels, 4 * features),
-    window_strides=(1, 1),
-    padding='VALID',
-    dimension_numbers=_LAYOUTS[2],
+    strides=(1, 1),
+    paddings=((0, 0), (0, 0)),
   )
   rows, columns = y.shape[1:3]
   y = y.reshape(batch, rows, columns, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
@@ -182,73 +169,11 @@ class ConvTranspose(nn.Module):
     strides, paddings, extras = (
       _per_axis(x, rank) for x in (self.strides, self.padding, self.output_padding)
     )
-    y = _transposed_conv(x.astype(self.dtype), kernel.astype(self.dtype), strides, paddings, extras)
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    y = convolutions.transposed(x, kernel, strides, paddings, extras)
     if self.use_bias:
       y += self.param('bias', init, (self.features,)).astype(self.dtype)
     return y
-
-
-def _transposed_conv(x, kernel, strides, paddings, extras):
-  """(B, *window, in) -> (B, *((size - 1) * stride - 2 * padding + k + extra), out)."""
-  rank, window = len(strides), kernel.shape
-  if _platform() == 'cpu':
-    return _phase_by_phase(x, kernel, strides, paddings, extras)
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(1,) * rank,
-    padding=[
-      (k - 1 - p, k - 1 - p + extra) for k, p, extra in zip(window, paddings, extras, strict=False)
-    ],
-    lhs_dilation=strides,
-    dimension_numbers=_LAYOUTS[rank],
-  )
-
-
-def _platform() -> str:
-  """What the program that is being traced is for: 'cpu', 'gpu' or 'tpu'."""
-  device = jax.config.jax_default_device
-  return jax.default_backend() if device is None else getattr(device, 'platform', device)
-
-
-def _phase_by_phase(x, kernel, strides, paddings, extras):
-  """`_transposed_conv` for a CPU, where XLA multiplies by the holes instead of leaving them out.
-
-  Output pixels at the same distance from an input pixel (there are `stride` such phases per axis)
-  are one ordinary convolution of the input, with those taps of the kernel that meet pixels. Other
-  devices would read the input once per phase and write the output twice: on a v5e, by plan, two and
-  a half times the bytes in TalkLip's layers.
-  """
-  rank, features = len(strides), kernel.shape[-1]
-  batch, *inner, _ = x.shape
-  sizes = [
-    (size - 1) * stride - 2 * padding + k + extra
-    for size, stride, padding, k, extra in zip(
-      inner, strides, paddings, kernel.shape, extras, strict=False
-    )
-  ]
-  coarse = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
-  pictures = []
-  for phases in itertools.product(*map(range, strides)):
-    taps, around = kernel, []
-    for axis, phase in enumerate(phases):
-      k, stride, padding = kernel.shape[axis], strides[axis], paddings[axis]
-      # Output stride * q + phase meets input q + e at tap k - 1 - padding - phase + stride * e.
-      first, last = -((k - 1 - padding - phase) // stride), (padding + phase) // stride
-      start = k - 1 - padding - phase + stride * first
-      taps = lax.slice_in_dim(taps, min(start, k), k, stride, axis)
-      around.append((-first, coarse[axis] - inner[axis] + last))
-    if taps.size:
-      pictures.append(
-        lax.conv_general_dilated(x, taps, (1,) * rank, around, dimension_numbers=_LAYOUTS[rank])
-      )
-    else:  # a stride that is longer than the window leaves pixels out
-      pictures.append(jnp.zeros((batch, *coarse, features), x.dtype))
-  # (B, *coarse, phases, out) to (B, *sizes, out)
-  y = jnp.stack(pictures, axis=-2).reshape(batch, *coarse, *strides, features)
-  y = y.transpose(0, *(i for axis in range(rank) for i in (1 + axis, 1 + rank + axis)), -1)
-  y = y.reshape(batch, *(n * s for n, s in zip(coarse, strides, strict=True)), features)
-  return y[(slice(None), *map(slice, sizes))]
 
 
 class BatchNorm(nn.Module):
