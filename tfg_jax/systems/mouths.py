@@ -22,6 +22,8 @@ from tfg_jax.systems.sources import Source
 
 FPS = 25  # the video rate of both papers
 EVALUATION_FRAMES = 5  # per window
+# Of the discriminator's loss, by its logit on a fake. Far below what float32 adds up.
+_LEAST_SLOPE = 1e-16
 
 
 # --------------------------------------------------------------------------------------------------
@@ -131,26 +133,67 @@ def build_discriminator(settings: Mapping[str, Any], face: FaceUNet, dtype) -> Q
   return built
 
 
-def discriminator_gradient(judge, params, target, fake, mask, *, axis_name: str | None):
+# --------------------------------------------------------------------------------------------------
+# Adversaries. `judge` is the discriminator: (parameters, faces (N, S, S, 3)) -> logits (N,)
+# --------------------------------------------------------------------------------------------------
+
+
+def judge_fakes(judge, params, fake, mask, *, axis_name: str | None):
+  """What both players learn from drawn faces, with one pass through the discriminator and back.
+
+  Of a face's logit z, the discriminator's loss has the slope sigma(z), the generator's -sigma(-z).
+  So what goes back through the network differs by a factor per face alone, as long as it judges
+  every face for itself.
+
+  Args:
+    judge: see above.
+    params: of the discriminator.
+    fake: drawn faces.
+    mask: (N,) bool, False for faces that do not count.
+    axis_name: see `tfg_jax.losses`.
+
+  Returns:
+    The generator's loss, to be differentiated by `fake` alone, and (loss, gradient) of the
+    discriminator on fakes.
+  """
+
+  def learn(fake):
+    logits, pull_back = jax.vjp(judge, params, fake)
+    weights = jax.grad(losses.masked_mean)(logits, mask, axis_name=axis_name)  # of the faces
+    # A face that fools nobody at all still tells the generator where to go.
+    slope = jnp.maximum(jax.nn.sigmoid(logits), _LEAST_SLOPE)
+    gradient, downhill = pull_back(jnp.where(weights > 0, weights * slope, 0))
+    factor = jnp.where(weights > 0, -jax.nn.sigmoid(-logits) / slope, 0)
+    downhill *= factor.reshape(-1, *[1] * (fake.ndim - 1)).astype(fake.dtype)
+    on_fake = losses.fake_loss(logits, mask, axis_name=axis_name), gradient
+    return (losses.generator_loss(logits, mask, axis_name=axis_name), on_fake), downhill
+
+  @jax.custom_vjp
+  def judged(fake):
+    return learn(fake)[0]
+
+  judged.defvjp(learn, lambda downhill, cotangents: (cotangents[0] * downhill,))
+  return judged(fake)
+
+
+def discriminator_gradient(judge, params, real, on_fake, mask, *, axis_name: str | None):
   """What the discriminator learns from a batch, none of it through the generator.
 
   Args:
-    judge: (parameters, faces) -> logits.
-    params: of the discriminator.
-    target, fake: real and drawn faces.
-    mask: (N,) bool, False for faces that do not count.
-    axis_name: see `tfg_jax.losses`.
+    judge, params, mask, axis_name: as in `judge_fakes`.
+    real: real faces.
+    on_fake: what `judge_fakes` gives for the discriminator.
 
   Returns:
     The gradient and the terms {'real', 'fake'} of the loss, their sum.
   """
 
   def loss(params):
-    real = losses.real_loss(judge(params, target), mask, axis_name=axis_name)
-    false = losses.fake_loss(judge(params, jax.lax.stop_gradient(fake)), mask, axis_name=axis_name)
-    return real + false, {'real': real, 'fake': false}
+    return losses.real_loss(judge(params, real), mask, axis_name=axis_name)
 
-  return jax.grad(loss, has_aux=True)(params)
+  on_real, gradient = jax.value_and_grad(loss)(params)
+  gradient = jax.tree.map(jnp.add, gradient, on_fake[1])
+  return gradient, {'real': on_real, 'fake': on_fake[0]}
 
 
 # --------------------------------------------------------------------------------------------------

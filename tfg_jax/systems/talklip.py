@@ -384,7 +384,7 @@ class TalkLip:
   # ------------------------------------------------------------------------------------------------
 
   def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
-    """Updates the generator, then the discriminator, on one forward pass of the fakes."""
+    """Updates the generator, then the discriminator, on one pass of the fakes through both."""
     weights = self.settings.loss
     target, face, index, mask = mouths.window_inputs(
       batch, self.settings.window_frames, self.face_size
@@ -410,24 +410,22 @@ class TalkLip:
       stats = state.nets['generator'].stats | {'image': updated['batch_stats']['image']}
       if audio_stats is not None:
         stats |= {'audio_encoder': audio_stats}
-      terms = {
-        'l1': losses.masked_l1(fake, target, mask, axis_name=self.axis_name),
-        'adversarial': losses.generator_loss(
-          self._judge(discriminator.params, fake), mask, axis_name=self.axis_name
-        ),
-      }
+      terms = {'l1': losses.masked_l1(fake, target, mask, axis_name=self.axis_name)}
+      terms['adversarial'], on_fake = mouths.judge_fakes(
+        self._judge, discriminator.params, fake, mask, axis_name=self.axis_name
+      )
       total = weights.l1 * terms['l1'] + weights.adversarial * terms['adversarial']
       if state.stage >= 2 and self._reads_lips:
         terms |= self._read(state, variables, fake, embedding, batch, index, mask)
         total += weights.lip * terms['lip'] + weights.contrastive * terms['contrastive']
-      return total, (terms, stats, fake)
+      return total, (terms, stats, on_fake)
 
     trained = {name: state.nets[name].params for name in players}
     gradient = jax.value_and_grad(generator_loss, has_aux=True)
-    (total, (terms, stats, fake)), g_grads = gradient(trained)
+    (total, (terms, stats, on_fake)), g_grads = gradient(trained)
 
     d_grads, d_terms = mouths.discriminator_gradient(
-      self._judge, discriminator.params, target, fake, mask, axis_name=self.axis_name
+      self._judge, discriminator.params, target, on_fake, mask, axis_name=self.axis_name
     )
     metrics = {
       'g/total': total,

@@ -196,7 +196,7 @@ class Wav2Lip:
     )
 
   def train_step(self, state: base.State, batch: base.Batch) -> tuple[base.State, base.Metrics]:
-    """Updates the generator, then the discriminator, on one forward pass of the fakes."""
+    """Updates the generator, then the discriminator, on one pass of the fakes through both."""
     weights = self.settings.loss
     generator, discriminator = state.nets['generator'], state.nets.get('discriminator')
     target, face, index, mask = mouths.window_inputs(
@@ -213,10 +213,10 @@ class Wav2Lip:
         mutable=['batch_stats'],
       )
       terms = {'l1': losses.masked_l1(fake, target, mask, axis_name=self.axis_name)}
-      total, l1_weight = 0.0, 1.0
+      total, l1_weight, on_fake = 0.0, 1.0, None
       if discriminator is not None:
-        terms['adversarial'] = losses.generator_loss(
-          self._judge(discriminator.params, fake), mask, axis_name=self.axis_name
+        terms['adversarial'], on_fake = mouths.judge_fakes(
+          self._judge, discriminator.params, fake, mask, axis_name=self.axis_name
         )
         total += weights.adversarial * terms['adversarial']
         l1_weight -= weights.adversarial
@@ -227,15 +227,15 @@ class Wav2Lip:
         )
         total += weights.sync * terms['sync']
         l1_weight -= weights.sync
-      return total + l1_weight * terms['l1'], (terms, updated['batch_stats'], fake)
+      return total + l1_weight * terms['l1'], (terms, updated['batch_stats'], on_fake)
 
     gradient = jax.value_and_grad(generator_loss, has_aux=True)
-    (total, (terms, stats, fake)), g_grads = gradient(generator.params)
+    (total, (terms, stats, on_fake)), g_grads = gradient(generator.params)
     metrics = {'g/total': total, **{f'g/{name}': value for name, value in terms.items()}}
     grads = {'generator': g_grads}
     if discriminator is not None:
       grads['discriminator'], d_terms = mouths.discriminator_gradient(
-        self._judge, discriminator.params, target, fake, mask, axis_name=self.axis_name
+        self._judge, discriminator.params, target, on_fake, mask, axis_name=self.axis_name
       )
       metrics |= {f'd/{name}': value for name, value in d_terms.items()}
     grads, stats, metrics = base.mean_over_devices((grads, stats, metrics), self.axis_name)
