@@ -399,7 +399,7 @@ def define_flags(values=flags.FLAGS):
 def main(argv, values=flags.FLAGS):
   errors.check_arguments(argv, values, 'workdir')
   host.keep_memory()
-  host.keep_programs()
+  host.prepare_jax()
   choices = open_runs(values.workdir)
   port = _free_port(values.host, values.port)
   with tempfile.TemporaryDirectory(prefix='tfg_jax_') as folder:

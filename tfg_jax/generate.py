@@ -349,7 +349,7 @@ def main(argv, values=flags.FLAGS):
     return
   errors.check_arguments(argv, values, 'workdir')
   host.keep_memory()
-  host.keep_programs()
+  host.prepare_jax()
   from tfg_jax import trained
 
   system, draws = what_draws(values.workdir)

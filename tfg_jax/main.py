@@ -84,7 +84,7 @@ def main(argv, values=flags.FLAGS):
     return
   from tfg_jax import evaluate, run_report, train, trained
 
-  host.keep_programs()
+  host.prepare_jax()
   workdir = pathlib.Path(values.workdir).absolute()
   if values.mode == 'evaluate':
     was = trained.read_config(workdir)

@@ -179,7 +179,7 @@ COMPARISONS = (training_step, whole_clip)
 
 
 def main(_):
-  host.keep_programs()
+  host.prepare_jax()
   print(f'{len(os.sched_getaffinity(0))} cores, JAX {jax.__version__}, PyTorch {torch.__version__}')
   config = talklip.get_config('no_lip')
   config.data.batch_size, config.model.windows = CLIPS, 1

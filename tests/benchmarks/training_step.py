@@ -74,7 +74,7 @@ def measure(config, *, stage: int | None, steps: int, peak: float | None) -> str
 
 
 def main(_):
-  host.keep_programs()
+  host.prepare_jax()
   print(measure(_CONFIG.value, stage=_STAGE.value, steps=_STEPS.value, peak=_PEAK.value))
 
 
