@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tfg_jax.networks import winograd
+
 _WINDOWS = {1: 'W', 2: 'HW', 3: 'DHW'}
 
 
@@ -38,6 +40,8 @@ def conv(
   """
   plain = groups == 1 and set(dilations or [1]) == {1}
   if plain and _platform() == 'cpu':
+    if winograd.pays(x, kernel, strides, paddings):
+      return winograd.conv(x, kernel, tuple(paddings))
     return _conv_for_cpu(x, kernel, tuple(strides), tuple(paddings))
   return lax.conv_general_dilated(
     x,
