@@ -34,13 +34,13 @@ def twin(toy_records):
 
 @pytest.fixture(scope='module', params=['color', 'syncnet'])
 def trained_one(request, twin):
-  """(run, system, first metrics, last metrics, state) of 40 steps on one batch."""
+  """(run, system, first metrics, last metrics, state) of 60 steps on one batch."""
   run, system = build(twin(request.param))
   batch = first_batch(run, system.sample, seed=0)
   state = jax.jit(system.init)(jax.random.key(0))
   step = jax.jit(train.skip_bad_steps(system.train_step))
   history = []
-  for _ in range(40):
+  for _ in range(60):
     state, metrics = step(state, batch)
     history.append(jax.device_get(metrics))
   return run, system, history[0], history[-1], state
@@ -183,7 +183,7 @@ def test_windows_are_matched_by_distance_both_ways():
 
 def test_what_is_learnt_of_a_repeated_batch(trained_one):
   _, system, first, last, _ = trained_one
-  assert last['loss'] < 0.7 * first['loss']  # 0.4 to 0.52, by processor
+  assert last['loss'] < 0.7 * first['loss']
   assert last['accuracy'] > 0.8
   assert set(last) == {'loss', 'accuracy', 'grad_norm'}
 

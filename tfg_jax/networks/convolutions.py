@@ -3,8 +3,8 @@
 Pictures are (B, *window, C) over 1, 2 or 3 axes, kernels (*window, in, out); what is transposed is
 measured as PyTorch does. Accelerators get XLA's own forms. On a CPU, XLA multiplies by the holes
 that strides make, turns kernels around in slow loops, and draws every picture anew, normalised and
-all, wherever one is read in another order; the forms here leave that out. Results and gradients are
-the same.
+all, wherever one is read in another order; the forms here leave that out, and wide layers multiply
+less (`winograd`). Results and gradients are the same.
 """
 
 import functools

@@ -36,7 +36,14 @@ _LARGEST_WASTE = 1.3  # outputs of all tiles, by those that are wanted
 
 
 def pays(x, kernel, strides, paddings) -> bool:
-  """Whether `conv` can convolve these, and takes less time for it than a plain loop on a CPU."""
+  """Whether `conv` can do this convolution, and does it sooner than XLA on a CPU.
+
+  Args:
+    x: (B, *window, in), or its shape and dtype.
+    kernel: (*window, in, out), likewise.
+    strides: per axis.
+    paddings: zeros before and behind, per axis.
+  """
   k = kernel.shape[0]
   if x.ndim != 4 or x.dtype != jnp.float32 or set(strides) != {1}:
     return False
