@@ -1,8 +1,10 @@
 """What commands set of their process: compiled programs and memory are kept."""
 
+import ctypes
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -141,6 +143,15 @@ def test_elsewhere_memory_is_left_alone(monkeypatch):
   monkeypatch.setattr(host.ctypes, 'CDLL', lambda name: object())
   assert not host.keep_memory()
   assert host.fill_holes() == 0
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs glibc')
+def test_another_allocator_is_left_alone(monkeypatch):
+  assert host._glibc() is not None
+  load = ctypes.CDLL
+  preloaded = types.SimpleNamespace(malloc=load(None).calloc)
+  monkeypatch.setattr(host.ctypes, 'CDLL', lambda name: load(name) if name else preloaded)
+  assert host._glibc() is None and host.fill_holes() == 0
 
 
 def test_a_folder_that_is_set_stays():

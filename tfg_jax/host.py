@@ -58,32 +58,46 @@ def fill_holes() -> int:
 
   A compiler leaves tens of thousands of them. Every step on a CPU asks for thousands of blocks as
   small, and glibc looks through all holes of about that size first: a step of TalkLip takes a third
-  longer. The pages of the holes are given back to the system. 0 where the C library is not glibc.
+  longer. The pages of the holes are given back to the system. 0 where glibc does not allocate.
   """
-  try:
-    libc = ctypes.CDLL(None)
-    info, malloc, sbrk, madvise = libc.mallinfo2, libc.malloc, libc.sbrk, libc.madvise
-  except (AttributeError, OSError, TypeError):
+  libc = _glibc()
+  if libc is None:
     return 0
-  info.restype, malloc.restype, sbrk.restype = _HeapInfo, ctypes.c_void_p, ctypes.c_void_p
-  malloc.argtypes, sbrk.argtypes = [ctypes.c_size_t], [ctypes.c_ssize_t]
-  libc.free.argtypes = [ctypes.c_void_p]
-  madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-  untouched = sbrk(0) - info().keepcost  # where the heap ends that has been handed out before
+  untouched = libc.sbrk(0) - libc.mallinfo2().keepcost  # what no block has reached yet
   large, filled = [], 0
   for size in _HOLES:
-    while (block := malloc(size)) is not None and block < untouched:
+    while (block := libc.malloc(size)) is not None and block < untouched:
       if size >= _LARGE_HOLE:
         large.append(block)  # of use to arrays, so held only until small ones are filled
         continue
       filled += size
       first, stop = -(-block // mmap.PAGESIZE), (block + size) // mmap.PAGESIZE
       if first < stop:
-        madvise(first * mmap.PAGESIZE, (stop - first) * mmap.PAGESIZE, mmap.MADV_DONTNEED)
+        libc.madvise(first * mmap.PAGESIZE, (stop - first) * mmap.PAGESIZE, mmap.MADV_DONTNEED)
     libc.free(block)
   for block in large:
     libc.free(block)
   return filled
+
+
+def _glibc() -> ctypes.CDLL | None:
+  """The C library where it is glibc 2.33 or later, and no other allocator is put before it."""
+  try:
+    libc, malloc = ctypes.CDLL('libc.so.6'), ctypes.CDLL(None).malloc
+    calls = (
+      (libc.mallinfo2, [], _HeapInfo),
+      (libc.malloc, [ctypes.c_size_t], ctypes.c_void_p),
+      (libc.free, [ctypes.c_void_p], None),
+      (libc.sbrk, [ctypes.c_ssize_t], ctypes.c_void_p),
+      (libc.madvise, [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int], ctypes.c_int),
+    )
+  except (AttributeError, OSError, TypeError):
+    return None
+  if len({ctypes.cast(x, ctypes.c_void_p).value for x in (malloc, libc.malloc)}) > 1:
+    return None
+  for call, arguments, result in calls:
+    call.argtypes, call.restype = arguments, result
+  return libc
 
 
 class _HeapInfo(ctypes.Structure):
