@@ -4,6 +4,7 @@
 `$TFG_GOLDEN_SEED` at the seed of the weights that made them.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -14,6 +15,7 @@ import pytest
 import weights
 
 from tfg_jax import networks, pytorch
+from tfg_jax.networks import winograd
 
 _KEPT_DIR = pathlib.Path(__file__).parent / 'golden'
 GOLDEN_DIR = pathlib.Path(os.environ.get('TFG_GOLDEN_DIR', _KEPT_DIR))
@@ -99,6 +101,18 @@ def to_nhwc(x):
 def thinned(x, channels=1, pixels=1):
   """Every n-th channel and pixel, channels first, as the goldens hold them."""
   return to_nchw(x)[:, ::channels, ::pixels, ::pixels]
+
+
+@contextlib.contextmanager
+def plain_convolutions():
+  """What is traced in it adds convolutions up as PyTorch does, on CPUs too.
+
+  For gradients through ReLUs that are compared closely: rounded in another way, single numbers are
+  on the other side of the kink, each of which moves pixels by up to 2e-3 of the largest gradient.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(winograd, 'pays', lambda *_: False)
+    yield
 
 
 def assert_close(actual, expected, tolerance=1e-4):
