@@ -105,7 +105,7 @@ def thinned(x, channels=1, pixels=1):
 
 @contextlib.contextmanager
 def plain_convolutions():
-  """What is traced in it adds convolutions up as PyTorch does, on CPUs too.
+  """What is traced in it has no convolutions after Winograd, not on CPUs either.
 
   For gradients through ReLUs that are compared closely: rounded in another way, single numbers are
   on the other side of the kink, each of which moves pixels by up to 2e-3 of the largest gradient.
